@@ -1,0 +1,176 @@
+"""What to do after an attempt that brought no reply: the one place that spends a call's retry budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gvcluster.core.address import Address
+from gvcluster.core.outcome import Ask, Doubtful, Lost, Moved, NotNow, Outcome, Refused, Unserved
+from gvcluster.errors import GvClusterError, RetriesExhausted, SlotNotCovered
+
+# Back-off: go-redis waits 10 ms to 1 s as well; libvalkey does not wait at all and burns its 5 tries in a millisecond.
+SHORTEST_WAIT = 0.010
+LONGEST_WAIT = 1.0
+# A redirect, and the redirect of a node that moved on meanwhile, are normal; from then on two nodes disagree.
+FREE_HOPS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a decision needs to know of a call. Times are absolute, on the monotonic clock."""
+
+    name: str
+    slot: int | None
+    read_only: bool
+    script: bool
+    policy: str
+    began: float
+    deadline: float
+    max_redirects: int
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a call has met so far."""
+
+    errors: list[GvClusterError] = field(default_factory=list)
+    redirects: int = 0
+    retries: int = 0
+
+    @property
+    def maybe_executed(self) -> bool:
+        """Whether any attempt may have run the command."""
+        return any(error.maybe_executed for error in self.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Send the command to the node that the redirect named; with ASKING in front of it where it was an ASK."""
+
+    address: Address
+    asking: bool
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Route anew, after a while. `refresh`: have the slot map fetched; a new map ends the wait."""
+
+    after: float
+    refresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refetch:
+    """Have a slot map fetched from now on, wait for it, and route by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Ask somebody else whether the claim is true, then decide again about the claim itself."""
+
+    claim: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Raise the error."""
+
+    error: GvClusterError
+
+
+Decision = Follow | Retry | Refetch | Confirm | Fail
+
+
+def decide(outcome: Outcome, call: Call, progress: Progress, now: float, jitter: float) -> Decision:
+    """Choose what follows an attempt.
+
+    Args:
+        outcome: How the attempt ended; its error is already in `progress.errors`.
+        call: The call.
+        progress: What it met so far, this attempt included.
+        now: Seconds on the monotonic clock.
+        jitter: A random number in [0, 1).
+    """
+    if isinstance(outcome, Doubtful):
+        return Confirm(outcome.claim) if now < call.deadline else Fail(outcome.error)
+    if not _may_repeat(outcome, call):
+        return Fail(_told(outcome, progress))
+    if now >= call.deadline or (isinstance(outcome, Moved | Ask) and progress.redirects >= call.max_redirects):
+        return Fail(_exhausted(call, progress, now))
+    return _next(outcome, progress, jitter, call.deadline - now)
+
+
+def _next(outcome: Outcome, progress: Progress, jitter: float, left: float) -> Decision:
+    """How to send again, with so many seconds left."""
+    if isinstance(outcome, Unserved):
+        return Refetch()
+    if isinstance(outcome, Moved | Ask) and outcome.address is not None:
+        wait = 0.0 if progress.redirects < FREE_HOPS else backoff(progress.redirects - FREE_HOPS, jitter)
+        return Follow(outcome.address, isinstance(outcome, Ask), min(wait, left))
+    wait = backoff(progress.retries, jitter)
+    return Retry(min(wait, left), refresh=not isinstance(outcome, NotNow) or outcome.stale)
+
+
+def backoff(attempt: int, jitter: float) -> float:
+    """Seconds to wait before the next attempt: doubling, at most LONGEST_WAIT, spread over its upper half."""
+    return float(min(LONGEST_WAIT, SHORTEST_WAIT * 2 ** min(attempt, 10)) * (0.5 + jitter / 2))
+
+
+def _may_repeat(outcome: Outcome, call: Call) -> bool:
+    """Whether sending the command again can not run it twice, or may."""
+    if isinstance(outcome, Moved | Ask):
+        return True
+    if isinstance(outcome, Unserved):
+        return not outcome.fresh and call.policy != "never"
+    if isinstance(outcome, Lost):
+        return call.policy == "always" or (call.policy == "safe" and call.read_only)
+    return isinstance(outcome, NotNow | Refused) and call.policy != "never"
+
+
+def _told(outcome: Outcome, progress: Progress) -> GvClusterError:
+    """The error for the caller; it must not claim less than an earlier attempt has cost."""
+    error = outcome.error
+    if progress.maybe_executed:
+        error.maybe_executed = True
+    return error
+
+
+def _exhausted(call: Call, progress: Progress, now: float) -> GvClusterError:
+    """The plain cause of a single attempt, else all that the attempts met."""
+    last = progress.errors[-1]
+    if len(progress.errors) == 1 or isinstance(last, SlotNotCovered):
+        return last
+    error = RetriesExhausted(
+        f"{call.name} gave up after {len(progress.errors)} attempts in {now - call.began:.3f} s "
+        f"({progress.redirects} redirects, {progress.retries} retries); the last met: {last}",
+        attempts=progress.errors,
+        maybe_executed=progress.maybe_executed,
+    )
+    error.__cause__ = last
+    return error
+
+
+# The gap between fetches of the slot map, seconds: libvalkey's is 1 s from the start; a failover is over in 2 to 4 s,
+# and the first fetches of one are the likeliest to bring news.
+SHORTEST_GAP = 0.1
+LONGEST_GAP = 1.0
+
+
+@dataclass(slots=True)
+class Pace:
+    """How soon the next fetch of the slot map may begin: at once after a quiet while, then ever slower up to 1 s."""
+
+    began: float = -LONGEST_GAP * 2
+    gap: float = SHORTEST_GAP
+
+    def wait(self, now: float, jitter: float) -> float:
+        """Seconds to wait before the next fetch."""
+        if now - self.began > 2 * LONGEST_GAP:
+            self.gap = SHORTEST_GAP
+        return max(0.0, self.began + self.gap * (0.75 + jitter / 2) - now)
+
+    def begin(self, now: float) -> None:
+        """Note that a fetch begins."""
+        self.began = now
+        self.gap = min(self.gap * 2, LONGEST_GAP)

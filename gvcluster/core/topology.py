@@ -1,0 +1,212 @@
+"""The slot map: CLUSTER SLOTS or CLUSTER NODES reply → validated, immutable Topology.
+
+Replies are what hiredis makes of them, in RESP2 or RESP3. Entries that make no sense are skipped and the rest is used
+(libvalkey refuses the whole map for one node in handshake); a reply that assigns no slot at all is an UnusableMap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gvcluster.core.address import Address
+from gvcluster.core.members import MAX_NODES, Members, Node, UnusableMap, members_of, number_of
+from gvcluster.core.slots import SLOTS
+
+__all__ = ["MAX_RANGES", "Node", "Topology", "UnusableMap", "parse_nodes", "parse_slots"]
+
+# Every slot alone is the most that a map can hold.
+MAX_RANGES = SLOTS
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Who serves which slot: a snapshot that never changes.
+
+    Attributes:
+        nodes: Every usable node: primaries by their first slot, those without slots after them, then the replicas.
+        owners: The primary of each of the 16384 slots, or None.
+        epochs: The owner's configuration epoch of each slot, -1 without an owner; None when the source was
+            CLUSTER SLOTS, which tells none.
+        route_version: The number of slot maps accepted so far, this one included; 0 before it is accepted.
+        primaries: The nodes that are primaries.
+        replicas: The nodes that are replicas.
+        covered: The number of slots that have an owner.
+    """
+
+    nodes: tuple[Node, ...]
+    owners: tuple[Node | None, ...]
+    epochs: tuple[int, ...] | None = None
+    route_version: int = 0
+    # Derived here once; functools.cached_property of Python 3.11 would create a lock at import.
+    primaries: tuple[Node, ...] = field(init=False, repr=False, compare=False)
+    replicas: tuple[Node, ...] = field(init=False, repr=False, compare=False)
+    covered: int = field(init=False, repr=False, compare=False)
+    _by_address: Mapping[Address, Node] = field(init=False, repr=False, compare=False)
+    _replicas_by_shard: Mapping[str, tuple[Node, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        replicas_by_shard: dict[str, tuple[Node, ...]] = {}
+        for node in self.nodes:
+            if node.role == "replica":
+                replicas_by_shard[node.shard] = (*replicas_by_shard.get(node.shard, ()), node)
+        derived = {
+            "primaries": tuple(node for node in self.nodes if node.role == "primary"),
+            "replicas": tuple(node for node in self.nodes if node.role == "replica"),
+            "covered": len(list(filter(None, self.owners))),
+            # Two nodes at one address: the one that comes first, which owns slots if any of them does.
+            "_by_address": {node.address: node for node in reversed(self.nodes)},
+            "_replicas_by_shard": replicas_by_shard,
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    def owner(self, slot: int) -> Node | None:
+        """The primary that serves `slot` (0 to 16383), or None."""
+        return self.owners[slot]
+
+    def node_at(self, address: Address) -> Node | None:
+        """The node at `address`, or None."""
+        return self._by_address.get(address)
+
+    def replicas_of(self, node: Node) -> tuple[Node, ...]:
+        """The replicas of the shard that `node` belongs to."""
+        return self._replicas_by_shard.get(node.shard, ())
+
+    def same_routes(self, other: Topology) -> bool:
+        """Tell whether both have the same nodes in the same roles, and the same owner address for every slot."""
+        return set(self.nodes) == set(other.nodes) and self._routes() == other._routes()
+
+    def with_version(self, route_version: int) -> Topology:
+        """A copy with this `route_version`."""
+        return replace(self, route_version=route_version)
+
+    def _routes(self) -> list[Address | None]:
+        return [None if owner is None else owner.address for owner in self.owners]
+
+    def __repr__(self) -> str:
+        return (
+            f"<Topology version {self.route_version}: {len(self.primaries)} primaries, {len(self.replicas)} replicas, "
+            f"{self.covered} of {SLOTS} slots>"
+        )
+
+
+def parse_slots(reply: object, answered_by: Address) -> Topology:
+    """Read the reply to CLUSTER SLOTS (https://valkey.io/commands/cluster-slots/).
+
+    A range whose primary makes no sense is skipped. Of overlapping ranges the first wins. A host that is NULL or empty
+    is the host that answered. For the host `?` (a node without a name where names are preferred) the `ip` of the
+    metadata is used, which is what the other nodes connect to; without one the node is skipped.
+
+    Raises:
+        UnusableMap: It is no list, it is too large, or it assigns no slot.
+    """
+    if not isinstance(reply, (list, tuple)):
+        raise UnusableMap(f"CLUSTER SLOTS was answered with {_kind(reply)}, not with a list")
+    if len(reply) > MAX_RANGES:
+        raise UnusableMap(f"CLUSTER SLOTS named {len(reply)} ranges: more than there are slots")
+    members = Members(answered_by)
+    ranges = [(entry, members.primary(entry[2])) for entry in reply if _is_range(entry)]
+    claims: list[_Claim] = []
+    # The replicas come second: whoever is the primary of any range is none.
+    for entry, primary in ranges:
+        if primary is not None:
+            claims.append((entry[0], entry[1], -1, primary))
+            members.add_replicas(entry[3:], primary.shard)
+    return _build(members.nodes(), claims, epochs_known=False)
+
+
+def parse_nodes(reply: object, answered_by: Address) -> Topology:
+    """Read the reply to CLUSTER NODES (https://valkey.io/commands/cluster-nodes/).
+
+    Lines in handshake, without address or that make no sense are skipped, and so are nodes flagged `fail`, as CLUSTER
+    SLOTS does; only a failed primary that still owns slots stays, for nobody else serves them. Slots on their way
+    (`[93-<-id]`) belong to their owner still. Of overlapping ranges the higher configuration epoch wins. The address is
+    the IP address: a hostname after it is told, never connected to.
+
+    Raises:
+        UnusableMap: It is no text, it is too large, or it assigns no slot.
+    """
+    told = members_of(_lines(reply), answered_by)
+    claims: list[_Claim] = [
+        (first, last, epoch, node)
+        for node, epoch, ranges in told
+        if node.role == "primary"
+        for first, last in _spans(ranges)
+    ]
+    if len(claims) > MAX_RANGES:
+        raise UnusableMap(f"CLUSTER NODES named {len(claims)} ranges: more than there are slots")
+    claims.sort(key=lambda claim: claim[2], reverse=True)
+    return _build([node for node, _, _ in told], claims, epochs_known=True)
+
+
+# First slot, last slot, configuration epoch, owner.
+_Claim = tuple[int, int, int, Node]
+
+
+def _is_range(entry: Any) -> bool:
+    """Three elements or more, the first two a range of slots."""
+    if not isinstance(entry, (list, tuple)) or len(entry) < 3:
+        return False
+    first, last = entry[0], entry[1]
+    return type(first) is int and type(last) is int and 0 <= first <= last < SLOTS
+
+
+def _lines(reply: object) -> list[list[str]]:
+    """The lines of CLUSTER NODES, each split at its blanks."""
+    text = reply.decode("utf-8", "surrogateescape") if isinstance(reply, bytes) else reply
+    if not isinstance(text, str):
+        raise UnusableMap(f"CLUSTER NODES was answered with {_kind(reply)}, not with text")
+    lines = text.splitlines()
+    if len(lines) > MAX_NODES:
+        raise UnusableMap(f"CLUSTER NODES named {len(lines)} nodes: more than {MAX_NODES}")
+    return [line.split() for line in lines]
+
+
+def _spans(ranges: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """`7` and `7-9`, but neither `[7->-id]` and `[7-<-id]` nor what makes no sense."""
+    for told in ranges:
+        first, dash, last = told.partition("-")
+        start = number_of(first, 5)
+        end = number_of(last, 5) if dash else start
+        if start is not None and end is not None and start <= end < SLOTS:
+            yield start, end
+
+
+def _build(nodes: Iterable[Node], claims: Iterable[_Claim], *, epochs_known: bool) -> Topology:
+    """Put the nodes in order, the owners first."""
+    owners, epochs = _assign(claims)
+    # By identity: to hash 16384 Nodes takes ten times as long.
+    serving = {id(owner): owner for owner in owners if owner is not None}
+    if not serving:
+        raise UnusableMap("the slot map assigns no slot to a node that can be used")
+    idle = [node for node in nodes if id(node) not in serving]
+    idle.sort(key=lambda node: node.role)  # "primary" before "replica"
+    return Topology((*serving.values(), *idle), tuple(owners), tuple(epochs) if epochs_known else None)
+
+
+def _assign(claims: Iterable[_Claim]) -> tuple[list[Node | None], list[int]]:
+    """Give each slot to the first who claims it, with the epoch of the claim."""
+    owners: list[Node | None] = [None] * SLOTS
+    epochs = [-1] * SLOTS
+    claimed = 0
+    for first, last, epoch, node in claims:
+        count = last + 1 - first
+        claimed += count
+        if claimed > 2 * SLOTS:
+            # Servers never tell overlaps; without a bound, 16384 times all slots would hold the hub for 15 s.
+            raise UnusableMap("the slot map assigns its slots more than twice")
+        if count > 1 and not any(owners[first : last + 1]):
+            owners[first : last + 1] = [node] * count
+            epochs[first : last + 1] = [epoch] * count
+            continue
+        for slot in range(first, last + 1):
+            if owners[slot] is None:
+                owners[slot], epochs[slot] = node, epoch
+    return owners, epochs
+
+
+def _kind(reply: object) -> str:
+    """What came instead: the text of an error, else the type."""
+    return repr(str(reply)[:200]) if isinstance(reply, Exception) else type(reply).__name__
