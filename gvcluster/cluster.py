@@ -1,0 +1,333 @@
+"""Cluster: what users touch. Every method is a few lines; `net` does the work, `core` makes the decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from gevent.hub import Hub, get_hub
+
+from gvcluster.core.address import Address
+from gvcluster.core.commands import COMMANDS, route
+from gvcluster.core.slots import Key, hash_slot
+from gvcluster.core.topology import Node, Topology
+from gvcluster.errors import BlockedInHub, TopologyUnavailable
+from gvcluster.events import Closed
+from gvcluster.net.executor import Executor
+from gvcluster.net.hubs import Hubs
+from gvcluster.net.state import ClusterState
+from gvcluster.options import (
+    CallOptions,
+    ClusterOptions,
+    Seeds,
+    call_options_from,
+    options_from,
+    parse_seeds,
+    parse_url,
+    seconds,
+)
+from gvcluster.reports import Explanation, Statistics
+
+# How often `nodes()` begins again when primaries come and go while it is used.
+_RESTARTS = 16
+
+
+class Cluster:
+    """A client of one cluster, for all greenlets of a process.
+
+    Making one does no I/O, and needs no hub: do it at import time if you like, before a fork or before anything is
+    monkey-patched. The first command connects.
+    """
+
+    def __init__(self, seeds: Seeds, **options: Unpack[ClusterOptions]) -> None:
+        """Name the seeds and the options.
+
+        Args:
+            seeds: `"host:port,host:port"`, or a list of such strings, Addresses or (host, port). Any one that answers
+                is enough.
+            options: See `gvcluster.options.Options`. Times are in seconds.
+
+        Raises:
+            ConfigError: An option or a seed makes no sense.
+        """
+        checked = options_from(options)
+        self._state = ClusterState(parse_seeds(seeds), checked, checked.command_timeout)
+        self._commands = COMMANDS
+        self._hubs = Hubs(self._state, self._commands)
+        self._executor: Any = None  # the one used last; valid only in its own hub
+        self._hub: Hub | None = None
+
+    @classmethod
+    def from_url(cls, url: str, **options: Unpack[ClusterOptions]) -> Self:
+        """Make a cluster from `valkey://user:password@h1:p,h2:p/0?command_timeout=1.5`.
+
+        Args:
+            url: Scheme `valkey` or `redis`, also with `+cluster`. User and password are percent-decoded. The query
+                gives options; those given as arguments win.
+            options: As for `Cluster`.
+
+        Raises:
+            ConfigError: The URL, an option or a seed makes no sense. The message never shows the URL.
+        """
+        seeds, given = parse_url(url)
+        given.update(options)
+        return cls(seeds, **given)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._state.closed else repr(self._state.topology) if self._state.topology else "no map yet"
+        return f"<Cluster {','.join(map(str, self._state.seeds))} {state}>"
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    def execute(self, *args: Any, **options: Unpack[CallOptions]) -> Any:
+        """Send one command to the node that serves its key, and return the reply.
+
+        Args:
+            args: The command and its arguments, each a str (sent as UTF-8), bytes, int or float.
+            options: `node`: a Node, an Address or "host:port": that node only, no redirects and no retries.
+                `route_key`: choose the node by this key instead of those in the command.
+                `timeout`: seconds for the whole call. `command_timeout`: seconds for one attempt's reply.
+                `retry`: "safe", "never", or "always", which may run a write twice.
+
+        Returns:
+            What the server answers: bytes, int, list, None, and in RESP3 also float, bool, dict.
+
+        Raises:
+            ConfigError: The arguments make no sense; nothing was sent.
+            RoutingError: No node can be chosen.
+            ReplyError: The server refused.
+            NodeError, RetriesExhausted: No reply; `maybe_executed` says whether the command may have run.
+
+        Blocks: until the reply is in, at most `timeout` (and the server's own wait, for blocking commands). A kill or
+            a gevent.Timeout ends the wait at once: the command is not sent if it was not yet, else its reply is
+            dropped; the connection lives on.
+        """
+        executor = self._executor
+        if self._hub is not get_hub():
+            executor = self._executor_here()
+        if options:
+            return executor.execute_with(args, call_options_from(options))
+        return executor.execute(args)
+
+    def explain(self, *args: Any) -> Explanation:
+        """Say what the client would do with a command. Nothing is sent.
+
+        Raises:
+            ConfigError, CrossSlot, UnknownCommand: As `execute`.
+        """
+        way = route(args, self._commands)
+        topology = self._state.topology
+        node = topology.owner(way.slot) if topology is not None and way.slot is not None else None
+        return Explanation(way.command.name, way.keys, way.slot, node, way.read_only, way.blocking)
+
+    # -- nodes --------------------------------------------------------------------------------------------------------
+
+    def nodes(self) -> Iterator[Node]:
+        """Iterate over the primaries, so that each primary of the last slot map is visited.
+
+        Begins again when the set of primaries changes meanwhile, and may then repeat a node; after 16 such changes it
+        gives up. libvalkey's iterator ends after one more node instead.
+
+        Raises:
+            TopologyUnavailable: No slot map can be had, or it changes faster than you iterate.
+
+        Blocks: for the first slot map only, if none is known yet.
+        """
+        for _ in range(_RESTARTS + 1):
+            primaries = self._topology().primaries
+            for node in primaries:
+                yield node
+                if _addresses(self._topology().primaries) != _addresses(primaries):
+                    break
+            else:
+                return
+        raise TopologyUnavailable(f"the set of primaries changed {_RESTARTS} times while nodes() was used")
+
+    def primaries(self) -> tuple[Node, ...]:
+        """Return the primaries of the slot map as it is now.
+
+        Raises:
+            TopologyUnavailable: No slot map can be had.
+
+        Blocks: for the first slot map only, if none is known yet.
+        """
+        return self._topology().primaries
+
+    def node_for_key(self, key: Key) -> Node | None:
+        """Return the primary that serves the key, or None where the slot map names none.
+
+        Raises:
+            ConfigError: The key is neither str, bytes nor a number.
+            TopologyUnavailable: No slot map can be had.
+
+        Blocks: for the first slot map only, if none is known yet.
+        """
+        slot = hash_slot(key)
+        return self._topology().owner(slot)
+
+    @staticmethod
+    def hash_slot(key: Key) -> int:
+        """Return the hash slot of a key, 0 to 16383.
+
+        Raises:
+            ConfigError: The key is neither str, bytes nor a number.
+        """
+        return hash_slot(key)
+
+    @property
+    def route_version(self) -> int:
+        """How many slot maps were accepted so far; 0 before the first."""
+        return self._state.topology.route_version if self._state.topology is not None else 0
+
+    def refresh(self, timeout: float | None = None) -> None:
+        """Fetch the slot map now.
+
+        Args:
+            timeout: Seconds; the option `timeout` if None.
+
+        Raises:
+            TopologyUnavailable: Nobody gave one in time. The map known before stays in use.
+
+        Blocks: until a map that was asked for after the call is in. A kill or Timeout does not abort the fetch.
+        """
+        self._executor_here().runtime.refresher.fetch(self._deadline(timeout))
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def connect(self, timeout: float | None = None) -> None:
+        """Wait until the first slot map is known. Optional: the first command does it too.
+
+        Args:
+            timeout: Seconds; the option `timeout` if None.
+
+        Raises:
+            TopologyUnavailable: No seed gave a map; `failures` says what each answered.
+
+        Blocks: until the map is in. A kill or Timeout does not abort the fetch.
+        """
+        if self._state.topology is None:
+            self.refresh(timeout)
+
+    def start(self) -> None:
+        """Begin to connect and return at once; the event `Ready` follows."""
+        executor = self._executor_here()
+        if self._state.topology is None:
+            executor.runtime.refresher.schedule()
+
+    @property
+    def command_timeout(self) -> float:
+        """Seconds that one attempt waits for its reply; can be changed at any time."""
+        return self._state.command_timeout
+
+    @command_timeout.setter
+    def command_timeout(self, value: float) -> None:
+        self._state.command_timeout = seconds("command_timeout", value)
+        self._hubs.everywhere(Executor.keep_time)
+
+    def statistics(self) -> Statistics:
+        """Count what happened so far, over all hubs of this process."""
+        return self._hubs.statistics()
+
+    def close_idle(self) -> int:
+        """Close the connections of this hub that nobody uses now; they are opened again when needed.
+
+        Returns:
+            How many were closed.
+        """
+        return self._executor_here().runtime.nodes.close_idle()
+
+    def disconnect(self, timeout: float | None = None) -> None:
+        """Refuse new commands, let those in flight end, then close.
+
+        Args:
+            timeout: Seconds; the option `timeout` if None. What is in flight then is ended as by `close`.
+
+        Blocks: until nothing is in flight in this hub. A kill or Timeout there closes at once.
+        """
+        if self._state.closing:
+            return
+        executor = self._executor_here()
+        if executor.is_hub_running():
+            raise BlockedInHub("disconnect() waits, and the hub must not: spawn a greenlet for it, or call close()")
+        self._state.closing = True
+        try:
+            executor.drain(self._deadline(timeout))
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End all calls with an error, and all connections, now. Can be called twice. Never waits."""
+        if self._state.closed:
+            return
+        self._state.closing = self._state.closed = True
+        self._hubs.everywhere(Executor.close)
+        self._state.tell(Closed())
+
+    def __enter__(self) -> Self:
+        """Connect.
+
+        Blocks: as `connect`.
+        """
+        try:
+            self.connect()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Disconnect after a good end, close after a bad one.
+
+        Blocks: as `disconnect`.
+        """
+        if error is None:
+            self.disconnect()
+        else:
+            self.close()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _executor_here(self) -> Executor:
+        """The executor of the hub that runs now, made at first use."""
+        executor = self._hubs.here()
+        self._executor, self._hub = executor, executor.hub
+        return executor
+
+    def _topology(self) -> Topology:
+        if self._state.topology is None:
+            self.connect()
+        assert self._state.topology is not None
+        return self._state.topology
+
+    def _deadline(self, timeout: float | None) -> float:
+        return monotonic() + (self._state.options.timeout if timeout is None else seconds("timeout", timeout))
+
+
+def connect(seeds: Seeds, **options: Unpack[ClusterOptions]) -> Cluster:
+    """Make a Cluster and wait until it is ready.
+
+    Args:
+        seeds: As for `Cluster`.
+        options: As for `Cluster`.
+
+    Raises:
+        ConfigError: An option or a seed makes no sense.
+        TopologyUnavailable: No seed gave a slot map; `failures` says what each answered.
+
+    Blocks: until the first slot map is in, at most the option `timeout`.
+    """
+    cluster = Cluster(seeds, **options)
+    try:
+        cluster.connect()
+    except BaseException:
+        cluster.close()
+        raise
+    return cluster
+
+
+def _addresses(nodes: tuple[Node, ...]) -> frozenset[Address]:
+    return frozenset(node.address for node in nodes)

@@ -1,0 +1,1 @@
+"""What does: gevent and sockets, no policy (ARCHITECTURE.md)."""

@@ -1,0 +1,124 @@
+"""From an address to a connected socket: resolve, try each address, call the user. OS errors are translated here."""
+
+from __future__ import annotations
+
+import ipaddress
+from _socket import IPPROTO_TCP, SO_KEEPALIVE, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY
+from _socket import socket as raw_socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import gevent
+import gevent.socket
+
+from gvcluster.core.address import Address
+from gvcluster.errors import ConnectFailed
+
+# Keepalive after 15 s of silence, then every 5 s, 3 times; and unacknowledged data for 30 s: a peer that went without a
+# word is found within half a minute, idle or not. Option numbers are Linux's; other systems keep their defaults.
+_KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000))
+
+OnConnect = Callable[["Connection", BaseException | None], object]
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """What connection callbacks are given.
+
+    address: the node, as the slot map or the seed list names it.
+    purpose: "multiplexed" or "exclusive".
+    socket: connected and non-blocking, for `setsockopt`; None where the attempt failed. It is not yours to read,
+        write or close.
+    peername: the numeric address at the other end, None where the attempt failed.
+    """
+
+    address: Address
+    purpose: str
+    socket: raw_socket | None = None
+    peername: Address | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.purpose} to {self.address}>"
+
+
+def dial(connection: Connection, deadline: float, on_connect: OnConnect | None) -> raw_socket:
+    """Connect to the first of the address's resolved addresses that accepts, and fill in `connection`.
+
+    Blocks: until connected or the deadline. A kill or Timeout closes what was opened.
+
+    Raises:
+        ConnectFailed: no address accepted in time, or `on_connect` raised.
+    """
+    address = connection.address
+    try:
+        sock = _connect_any(address, deadline)
+    except (OSError, gevent.Timeout) as cause:
+        error = _failed(address, cause)
+        if on_connect is not None:
+            on_connect(connection, error)
+        raise error from cause
+    try:
+        _tune(sock)
+        connection.socket, connection.peername = sock, Address(*sock.getpeername()[:2])
+        if on_connect is not None:
+            on_connect(connection, None)
+    except BaseException as cause:
+        connection.socket = None
+        sock.close()
+        if isinstance(cause, Exception):
+            raise _failed(address, cause) from cause
+        raise
+    return sock
+
+
+def _failed(address: Address, cause: BaseException) -> ConnectFailed:
+    what = "it took too long" if isinstance(cause, gevent.Timeout) else str(cause) or type(cause).__name__
+    return ConnectFailed(f"no connection to {address}: {what}", address=address)
+
+
+def _connect_any(address: Address, deadline: float) -> raw_socket:
+    candidates = _resolve(address, deadline)
+    failure: BaseException = OSError(f"{address.host} has no address")
+    for position, (family, sockaddr) in enumerate(candidates):
+        # An address that swallows packets must not use up the time of those after it.
+        share = (deadline - monotonic()) / (len(candidates) - position)
+        try:
+            return _connect(family, sockaddr, share)
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+def _resolve(address: Address, deadline: float) -> list[tuple[int, Any]]:
+    """Family and socket address of every resolved address; numeric ones do not need the resolver."""
+    try:
+        version = ipaddress.ip_address(address.host).version
+    except ValueError:
+        with gevent.Timeout(max(0.001, deadline - monotonic())):
+            found = gevent.socket.getaddrinfo(address.host, address.port, 0, SOCK_STREAM)
+        return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
+    return [(gevent.socket.AF_INET if version == 4 else gevent.socket.AF_INET6, (address.host, address.port))]
+
+
+def _connect(family: int, sockaddr: Any, seconds: float) -> raw_socket:
+    sock = gevent.socket.socket(family, SOCK_STREAM)
+    try:
+        sock.settimeout(max(0.001, seconds))
+        sock.connect(sockaddr)
+        # From here on the connection has watchers of its own: gevent's socket object would only be in the way.
+        raw = raw_socket(family, SOCK_STREAM, 0, fileno=sock.detach())
+    except BaseException:
+        sock.close()
+        raise
+    raw.setblocking(False)
+    return raw
+
+
+def _tune(sock: raw_socket) -> None:
+    sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+    sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        if hasattr(gevent.socket, name):
+            sock.setsockopt(IPPROTO_TCP, getattr(gevent.socket, name), value)

@@ -1,0 +1,358 @@
+"""The multiplexed connection: all greenlets of a hub share it, and their commands share writes and reads.
+
+A *waiter* is one call: its bytes, whom to wake, and at the end its reply. It stands in the *queue* until its bytes go
+to the kernel, then in the *line* of those that are owed a reply. The rules that keep replies and waiters together:
+
+- Bytes and waiter enter the queue in one C call, and only the flush moves waiters from the queue to the line, before
+  it sends. A garbage collection or a signal handler may run any code between two bytecodes; nothing can come between
+  what is in line and what was sent. For the same reason a waiter is looked at first and taken out last.
+- A call that leaves early stays in line, with nobody to wake; its reply is read and dropped.
+- Whatever else goes wrong in the frames of flush or read poisons the connection: it is closed, and each waiter is told.
+- Only the hub wakes and reads, and only what really is the waiter counts as woken.
+- A closed connection keeps its waiters where they are: frames that are still running find nothing missing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import chain
+from time import monotonic
+from typing import Any
+
+from gevent.exceptions import InvalidSwitchError
+from greenlet import getcurrent
+
+from gvcluster.core.resp import INCOMPLETE, MALFORMED, Push, ReplyReader, encode
+from gvcluster.errors import BlockedInHub, ClosedError, ConnectionLost, GvClusterError, ProtocolError
+from gvcluster.net.dial import Connection
+from gvcluster.net.loop import HubLoop
+from gvcluster.net.transport import PlainTransport
+from gvcluster.net.waiter import Block, Waiter
+from gvcluster.net.watch import SHORTEST, Watch
+
+CHUNK = 64 * 1024
+# After a pause like this the peer may have gone without anybody having looked: a look costs 1 µs, a lost write more.
+IDLE = 1.0
+
+_ASKING = encode(("ASKING",))
+
+
+class MultiplexedConnection:
+    """Many calls in flight on one transport. Belongs to one hub."""
+
+    def __init__(
+        self,
+        transport: PlainTransport,
+        loop: HubLoop,
+        peer: Connection,
+        silence: float | None,
+        on_lost: Callable[[MultiplexedConnection, BaseException | None], object],
+    ) -> None:
+        self.peer, self.address = peer, peer.address
+        self.closed = False
+        self.commands = 0  # sent so far
+        self.on_push: Callable[[Any], object] | None = None
+        self.on_empty: Callable[[], object] | None = None
+        self._on_lost = on_lost
+        self._loop, self._hub, self._park, self._soon = loop, loop.hub, loop.park, loop.soon
+        self._transport, self._send, self._recv_into = transport, transport.send, transport.recv_into
+        self._readable, self._writable = transport.readable, transport.writable
+        self._queue: deque[Waiter] = deque()
+        self._line: deque[Waiter] = deque()
+        self._rest = memoryview(b"")  # of the youngest in line: what the kernel has not taken yet
+        self._due = self._soon(int)  # the flush of this turn of the loop: what counts is whether it is pending
+        self._flushing = False
+        self._cause: BaseException | None = None
+        self._heard = monotonic()  # when the last byte came, or went while nothing was owed
+        self._reader, self._buffer = ReplyReader(), bytearray(CHUNK)
+        self._again = loop.timer(0, ref=True)
+        self._watch = Watch(self, loop, silence)
+        self._readable.start(self._on_readable)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self._line)} in flight, {len(self._queue)} queued"
+        return f"<MultiplexedConnection {self.address} {state}, {self.commands} sent>"
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are queued or owed a reply."""
+        return 0 if self.closed else len(self._queue) + len(self._line)
+
+    # -- calling ------------------------------------------------------------------------------------------------------
+
+    def call(self, data: bytes, deadline: float) -> Any:
+        """Send one packed command; return its reply, or the error that came instead of one.
+
+        Many deadlines share one timer, which is armed for the oldest: a deadline nearer than those of the calls
+        before it is for `call_within`.
+        """
+        return self._wait(Waiter(data, self._current().switch, deadline))
+
+    def call_within(self, data: bytes, deadline: float, *, asking: bool = False) -> Any:
+        """The same with a timer of its own, and with ASKING in front if needed: one block, it must hit no other."""
+        wake = self._current().switch
+        waiter = Block(_ASKING + data, 2, wake, deadline) if asking else Waiter(data, wake, deadline)
+        return self._watch.wait(self._wait, waiter)
+
+    def _current(self) -> Any:
+        current = getcurrent()
+        if current is self._hub:
+            raise BlockedInHub("this call would wait, and the hub must not: spawn a greenlet for it")
+        return current
+
+    def _wait(self, waiter: Waiter) -> Any:
+        try:
+            self._queue.append(waiter)
+            if self._line or self._flushing:
+                if not self._due.pending:
+                    self._due = self._soon(self._flush)
+            else:
+                self._flush()
+            woken = self._park()
+        except BaseException:
+            waiter.leave()
+            raise
+        if woken is not waiter:
+            waiter.leave()
+            raise InvalidSwitchError(f"{woken!r} was switched into a call that waits for its reply")
+        waiter.wake = None
+        return waiter.reply
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Hand all that is queued to the kernel in one write. Only here do waiters enter the line."""
+        try:
+            if self.closed:
+                self._fail_all()
+                return
+            if self._flushing or self._rest:
+                return
+            self._flushing = True
+            if not self._line:
+                self._begin()
+            queue, line, parts = self._queue, self._line, []
+            while queue:
+                waiter = queue[0]
+                if waiter.wake is not None:  # else it left before its first byte, and is never sent
+                    line.append(waiter)
+                    parts.append(waiter.data)
+                queue.popleft()
+            if self.closed:
+                self._fail_all()
+            elif parts:
+                self._write(b"".join(parts), len(parts))
+            else:
+                self._let_loop_end()
+            self._flushing = False
+        except BaseException as error:
+            self._poison(error)
+            raise
+
+    def _begin(self) -> None:
+        """Replies will be owed, after none were: the loop stays alive, and the node's silence counts from now."""
+        now = monotonic()
+        if now - self._heard > IDLE and self._transport.is_at_eof():
+            self._lose(ConnectionError("the node ended the connection while it was idle"))
+            return
+        self._heard = now
+        self._readable.ref = True
+        if not self._watch.is_running:
+            self._watch.start()
+
+    def _write(self, data: bytes, commands: int) -> None:
+        self.commands += commands
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._take_back(len(data))
+            self._lose(error)
+            return
+        if sent < len(data):
+            self._take_back(len(data) - sent)
+            self._writable.start(self._on_writable)
+
+    def _take_back(self, unsent: int) -> None:
+        """Return to the queue those of whom the kernel took no byte, so that they can still leave unsent."""
+        line, queue = self._line, self._queue
+        while unsent and unsent >= len(line[-1].data):
+            waiter = line[-1]
+            unsent -= len(waiter.data)
+            queue.appendleft(waiter)
+            line.pop()
+            self.commands -= 1
+        if unsent:
+            self._rest = memoryview(line[-1].data)[-unsent:]
+
+    def _on_writable(self) -> None:
+        try:
+            if self._rest:
+                self._rest = self._rest[self._send(self._rest) :]
+                self._heard = monotonic()
+            if not self._rest:
+                self._writable.stop()
+                self._flush()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lose(error)
+        except BaseException as error:
+            self._poison(error)
+            raise
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def _on_readable(self) -> None:
+        """Read what is there and wake whom it belongs to."""
+        try:
+            count = self._recv_into(self._buffer)
+            if not count:
+                self._lose(ConnectionError("the node ended the connection"))
+                return
+            self._heard = monotonic()
+            self._reader.feed(self._buffer, 0, count)  # type: ignore[arg-type]  # its stub lacks bytearray
+            self._deliver()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lose(error)
+        except MALFORMED as error:
+            self._lose(self._malformed(error))
+        except BaseException as error:
+            self._poison(error)
+            raise
+
+    def _deliver(self) -> None:
+        """Give each parsed reply to the oldest in line, until none is left or the turn is over."""
+        gets, line, ends = self._reader.gets, self._line, self._loop.turn_ends()
+        count, waiter = 0, None
+        try:
+            while (reply := gets()) is not INCOMPLETE:
+                if reply.__class__ is Push:
+                    self._pushed(reply)
+                    continue
+                waiter = line[0]
+                if waiter.__class__ is Block and not waiter.is_complete_with(reply):
+                    continue
+                waiter.reply = reply
+                line.popleft()
+                if waiter.wake is not None:
+                    try:
+                        waiter.wake(waiter)
+                    except BaseException as error:  # of a raw greenlet, which died of it; never the reader's
+                        waiter.wake_later(self._soon)  # unless it was woken: then this does nothing
+                        self._hub.handle_error(self, type(error), error, error.__traceback__)
+                    if self.closed:
+                        return
+                count += 1
+                if not count & 31 and monotonic() > ends:
+                    self._readable.stop()
+                    self._again.start(self._resume)
+                    return
+        except BaseException:
+            if waiter is not None and (not line or line[0] is not waiter):
+                waiter.wake_later(self._soon)  # out of the line, its reply in hand
+            raise
+        self._let_loop_end()
+
+    def _resume(self) -> None:
+        """Go on where the last turn ended."""
+        try:
+            if not self.closed:
+                self._readable.start(self._on_readable)
+                self._deliver()
+        except MALFORMED as error:
+            self._lose(self._malformed(error))
+        except BaseException as error:
+            self._poison(error)
+            raise
+
+    def _pushed(self, push: Any) -> None:
+        if self.on_push is not None:
+            self._soon(self.on_push, push)
+
+    def _let_loop_end(self) -> None:
+        """Let the loop end, if it has nothing else to do, once no reply is owed."""
+        if not self._line and not self._queue and not self.closed:
+            self._readable.ref = False
+            if self.on_empty is not None:
+                self._soon(self.on_empty)
+
+    # -- time: what the watch wants to know --------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Read once more, for what may be in the kernel already."""
+        if not self.closed and not self.is_behind():
+            self._readable.start(self._on_readable)
+            self._on_readable()
+
+    def is_behind(self) -> bool:
+        """Whether replies were read and wait for the next turn of the loop."""
+        return bool(self._again.active)
+
+    def owes_since(self, now: float) -> float:
+        """For how many seconds the node has been silent while it owes a reply."""
+        return now - self._heard if self._line else 0.0
+
+    def waiting(self) -> list[Waiter]:
+        """Those who wait for a reply, in line or queued."""
+        return [waiter for waiter in chain(self._line, self._queue) if waiter.wake is not None]
+
+    def has_not_sent(self, waiter: Waiter) -> bool:
+        """Whether not one byte of the waiter has gone to the kernel."""
+        return waiter in self._queue
+
+    def keep_time(self, silence: float) -> None:
+        """Change how long the node may be silent while it owes replies, in seconds."""
+        self._watch.silence = silence
+        if self.in_flight:
+            self._watch.start(SHORTEST)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def close(self, cause: BaseException | None = None) -> None:
+        """End it now. Every waiter is told; `cause` None means that the user asked for it. Never switches."""
+        self._lose(cause)
+
+    def _poison(self, error: BaseException) -> None:
+        """Replies and waiters may no longer match: nothing on this connection can be trusted."""
+        self._lose(error)
+
+    def _malformed(self, error: Exception) -> ProtocolError:
+        what = "a reply that nobody asked for" if isinstance(error, IndexError) else f"bytes that are not RESP: {error}"
+        return ProtocolError(f"{self.address} sent {what}", address=self.address, maybe_executed=True)
+
+    def _lose(self, cause: BaseException | None) -> None:
+        if self.closed:
+            return
+        self.closed, self._cause = True, cause
+        self._transport.close()
+        self._again.stop()
+        self._again.close()
+        self._watch.stop()
+        self._fail_all()
+        self._on_lost(self, cause)
+
+    def _fail_all(self) -> None:
+        """Tell all that wait. Of the line, only the youngest may be proved unsent, where bytes of it are left."""
+        partial = self._line[-1] if self._rest and self._line else None
+        for waiter in list(self._line):
+            self._fail(waiter, waiter is not partial)
+        for waiter in list(self._queue):
+            self._fail(waiter, False)
+
+    def _fail(self, waiter: Waiter, maybe_executed: bool) -> None:
+        if waiter.wake is None:
+            return
+        error: GvClusterError
+        if self._cause is None:
+            error = ClosedError("the cluster was closed", maybe_executed=maybe_executed)
+        else:
+            text = f"lost the connection to {self.address}: {self._cause or type(self._cause).__name__}"
+            error = ConnectionLost(text, address=self.address, maybe_executed=maybe_executed)
+            error.__cause__ = self._cause
+        waiter.reply = error
+        waiter.wake_later(self._soon)

@@ -1,0 +1,108 @@
+"""Which node serves a slot, as pools: the slot → pool table and the pool of each address, rebuilt at each map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+from gvcluster.core.address import Address
+from gvcluster.core.slots import SLOTS
+from gvcluster.core.topology import Topology
+from gvcluster.net.loop import HubLoop
+from gvcluster.net.pool import NodePool
+from gvcluster.net.state import ClusterState
+
+
+class Nodes:
+    """The pools of one hub. `table` is always the same list: the hot path keeps it."""
+
+    def __init__(self, state: ClusterState, loop: HubLoop) -> None:
+        self.table: list[NodePool | None] = [None] * SLOTS
+        self.pools: dict[Address, NodePool] = {}
+        self.on_trouble: Callable[[], object] = list  # whoever keeps the slot map is told of lost connections
+        self._state, self._loop = state, loop
+        self._commands_of_departed = 0
+        # What MOVED said since the last map: slot → (address, when). A map that was asked for earlier cannot know it.
+        self._patches: dict[int, tuple[Address, float]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Nodes {len(self.pools)} pools, {sum(pool.connections for pool in self.pools.values())} connections>"
+
+    def pool_at(self, address: Address) -> NodePool:
+        """The pool of a node, made if there is none. No connection is opened yet."""
+        pool = self.pools.get(address)
+        if pool is None:
+            pool = self.pools[address] = NodePool(address, self._state, self._loop, self._trouble)
+        return pool
+
+    def _trouble(self) -> None:
+        self.on_trouble()
+
+    def adopt(self, topology: Topology, begun: float) -> None:
+        """Serve by a new map. Connections live on by address; nodes that are not in it any more are retired.
+
+        Args:
+            begun: when the map was asked for: what MOVED said later is newer.
+        """
+        if self._state.closing:
+            return
+        self._carry_over_seeds(topology)
+        self._patches = {slot: patch for slot, patch in self._patches.items() if patch[1] > begun}
+        pools = {id(node): self.pool_at(node.address) for node in topology.primaries}
+        table = [None if owner is None else pools[id(owner)] for owner in topology.owners]
+        for slot, (address, _) in self._patches.items():
+            table[slot] = self.pool_at(address)
+        self.table[:] = table
+        self._retire_all_but({node.address for node in topology.nodes}.union(self._patched_to()))
+
+    def _patched_to(self) -> list[Address]:
+        return [address for address, _ in self._patches.values()]
+
+    def _retire_all_but(self, staying: set[Address]) -> None:
+        for address in self.pools.keys() - staying:
+            departed = self.pools.pop(address)
+            self._commands_of_departed += departed.commands
+            departed.retire()
+
+    @property
+    def commands(self) -> int:
+        """How many commands were sent, to nodes that left as well."""
+        return self._commands_of_departed + sum(pool.commands for pool in tuple(self.pools.values()))
+
+    def _carry_over_seeds(self, topology: Topology) -> None:
+        """A seed given by name, whose connection leads to an address in the map: the connection is that node's."""
+        for address, pool in list(self.pools.items()):
+            peername = pool.lane.peer.peername if pool.lane is not None else None
+            if peername is None or peername == address or topology.node_at(address) is not None:
+                continue
+            if topology.node_at(peername) is not None and peername not in self.pools:
+                pool.address = peername
+                self.pools[peername] = self.pools.pop(address)
+
+    def patch(self, slot: int, address: Address) -> None:
+        """Serve one slot by what MOVED said."""
+        self._patches[slot] = (address, monotonic())
+        self.table[slot] = self.pool_at(address)
+
+    def is_patched(self) -> bool:
+        """Whether MOVED has said anything since the last map."""
+        return bool(self._patches)
+
+    def close_idle(self) -> int:
+        """Close the connections that nobody uses now. Returns how many there were."""
+        return sum(pool.close_idle() for pool in tuple(self.pools.values()))
+
+    def wait_empty(self, deadline: float) -> None:
+        """Wait until nothing is in flight."""
+        for pool in tuple(self.pools.values()):
+            pool.wait_empty(deadline)
+
+    def refuse(self) -> None:
+        """Serve no slot any more: whoever routes a command finds nothing."""
+        self.table[:] = [None] * SLOTS
+
+    def close(self, cause: BaseException | None = None) -> None:
+        """End every connection now; no slot is served any more. Never switches."""
+        self.refuse()
+        for pool in list(self.pools.values()):
+            pool.close(cause)

@@ -1,0 +1,221 @@
+"""A node's connections in one hub: its lane, and the exclusive connections that are out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+import gevent
+from gevent.event import Event
+
+from gvcluster.core.address import Address
+from gvcluster.core.resp import encode
+from gvcluster.core.retry import LONGEST_WAIT, backoff
+from gvcluster.errors import AuthFailed, ConnectFailed, GvClusterError
+from gvcluster.net.dial import Connection, dial
+from gvcluster.net.handshake import shake_hands
+from gvcluster.net.loop import HubLoop
+from gvcluster.net.multiplexed import MultiplexedConnection
+from gvcluster.net.state import ClusterState
+from gvcluster.net.transport import PlainTransport
+
+# After the first failure of a node the next attempt may follow at once plus jitter, then 10 ms doubling to 1 s.
+_FIRST_PAUSE = 0.05
+
+
+class Opening:
+    """One attempt to open the lane. Several callers wait for it; none of them can abort it."""
+
+    __slots__ = ("done", "error", "lane")
+
+    def __init__(self) -> None:
+        self.done = Event()
+        self.lane: MultiplexedConnection | None = None
+        self.error: GvClusterError | None = None
+
+
+class NodePool:
+    """One node, seen from one hub."""
+
+    def __init__(self, address: Address, state: ClusterState, loop: HubLoop, on_trouble: Callable[[], object]) -> None:
+        self.address = address
+        self.lane: MultiplexedConnection | None = None
+        self.opened = 0
+        self.commands_before = 0  # sent over connections that are closed by now
+        self._state, self._loop, self._on_trouble = state, loop, on_trouble
+        self._opening: Opening | None = None
+        self._exclusive: set[MultiplexedConnection] = set()
+        self._failures = 0
+        self._closed_to_attempts_until = 0.0
+        self._last_failure: GvClusterError | None = None
+        self._retired = False
+
+    def __repr__(self) -> str:
+        return f"<NodePool {self.address} lane={self.lane} exclusive={len(self._exclusive)} failures={self._failures}>"
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return (self.lane is not None) + len(self._exclusive)
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are queued or owed a reply, on any connection."""
+        return sum(each.in_flight for each in self._open())
+
+    @property
+    def commands(self) -> int:
+        """How many commands were sent to the node."""
+        return self.commands_before + sum(each.commands for each in self._open())
+
+    def _open(self) -> list[MultiplexedConnection]:
+        return [*self._exclusive] + ([self.lane] if self.lane is not None else [])
+
+    # -- the lane -----------------------------------------------------------------------------------------------------
+
+    def wait_lane(self, deadline: float) -> MultiplexedConnection:
+        """The lane, opened if it is not. Waits until the deadline; a caller that leaves does not abort the opening.
+
+        Raises:
+            ConnectFailed, AuthFailed: no connection. A node that just refused is not asked again at once.
+        """
+        if self.lane is not None:
+            return self.lane
+        opening = self._opening
+        if opening is None:
+            self._refuse_if_hopeless()
+            opening = self._opening = Opening()
+            gevent.spawn(self._open_lane, opening)
+        if not opening.done.wait(max(0.0, deadline - monotonic())):
+            raise ConnectFailed(f"no connection to {self.address} in time", address=self.address)
+        if opening.lane is None:
+            raise _again(opening.error, self.address)
+        return opening.lane
+
+    def _refuse_if_hopeless(self) -> None:
+        if self._retired or self._state.closed:
+            raise ConnectFailed(f"{self.address} left the slot map", address=self.address)
+        if monotonic() < self._closed_to_attempts_until:
+            raise _again(self._last_failure, self.address)
+
+    def _open_lane(self, opening: Opening) -> None:
+        try:
+            lane = self._connect("multiplexed")
+            if self._retired or self._state.closed:
+                lane.close(ConnectionError("the node left the slot map while it was connected"))
+            else:
+                self.lane = opening.lane = lane
+            self._failures = 0
+        except GvClusterError as error:
+            opening.error = error
+            self._failed(error)
+        finally:
+            self._opening = None
+            opening.done.set()
+
+    def _failed(self, error: GvClusterError) -> None:
+        """Leave the node alone for a while: longer after each failure, and at once 1 s where it refuses the user."""
+        pause = backoff(self._failures, self._state.options.rng.random())
+        if isinstance(error, AuthFailed):
+            pause = LONGEST_WAIT
+        self._failures += 1
+        self._last_failure = error
+        self._closed_to_attempts_until = monotonic() + pause
+        self._on_trouble()
+
+    def _connect(self, purpose: str) -> MultiplexedConnection:
+        options = self._state.options
+        deadline = monotonic() + options.connect_timeout
+        peer = Connection(self.address, purpose)
+        sock = dial(peer, deadline, options.on_connect)
+        silence = self._state.command_timeout if purpose == "multiplexed" else None
+        connection = MultiplexedConnection(PlainTransport(sock, self._loop), self._loop, peer, silence, self._on_lost)
+        try:
+            shake_hands(lambda *args: connection.call_within(encode(args), deadline), options, self.address)
+        except BaseException as error:
+            connection.close(error)
+            raise
+        self.opened += 1
+        return connection
+
+    def _on_lost(self, connection: MultiplexedConnection, cause: BaseException | None) -> None:
+        """A connection has ended. No switch: this may run in anybody's frame."""
+        self.commands_before += connection.commands
+        self._exclusive.discard(connection)
+        if connection is self.lane:
+            self.lane = None
+        if cause is not None and not self._retired and not self._state.closed:
+            self._on_trouble()
+        if self._state.options.on_disconnect is not None:
+            self._loop.soon(self._state.options.on_disconnect, connection.peer, cause)
+
+    # -- exclusive connections ----------------------------------------------------------------------------------------
+
+    def wait_exclusive(self, deadline: float) -> MultiplexedConnection:
+        """A connection of one's own, opened now. Whoever gets it closes it.
+
+        Raises:
+            ConnectFailed, AuthFailed: no connection.
+        """
+        self._refuse_if_hopeless()
+        with gevent.Timeout(max(0.001, deadline - monotonic()), _TooLate):
+            try:
+                connection = self._connect("exclusive")
+            except _TooLate:
+                raise ConnectFailed(f"no connection to {self.address} in time", address=self.address) from None
+        self._exclusive.add(connection)
+        return connection
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def keep_time(self, silence: float) -> None:
+        """Change how long the node may be silent while it owes replies, in seconds."""
+        if self.lane is not None:
+            self.lane.keep_time(silence)
+
+    def retire(self) -> None:
+        """The node left the slot map: no new work; what is in flight ends, then the lane is closed."""
+        self._retired = True
+        lane = self.lane
+        if lane is not None:
+            cause = ConnectionError("the node left the slot map")
+            if lane.in_flight:
+                lane.on_empty = lambda: lane.close(cause)
+            else:
+                lane.close(cause)
+
+    def wait_empty(self, deadline: float) -> None:
+        """Wait until nothing is in flight on the lane."""
+        lane = self.lane
+        while lane is not None and lane.in_flight and monotonic() < deadline:
+            empty = Event()
+            lane.on_empty = empty.set
+            empty.wait(max(0.0, min(deadline - monotonic(), 0.1)))
+
+    def close_idle(self) -> int:
+        """Close the lane if nothing is in flight on it. Returns how many connections were closed."""
+        if self.lane is None or self.lane.in_flight:
+            return 0
+        self.lane.close()
+        return 1
+
+    def close(self, cause: BaseException | None = None) -> None:
+        """End every connection now. Never switches."""
+        self._retired = True
+        for connection in self._open():
+            connection.close(cause)
+
+
+class _TooLate(BaseException):
+    """The caller's deadline, told apart from a Timeout of the user."""
+
+
+def _again(error: GvClusterError | None, address: Address) -> GvClusterError:
+    """A failure that several callers share, as an exception object of one's own."""
+    copy: GvClusterError
+    if isinstance(error, AuthFailed):
+        copy = AuthFailed(error.message)
+    else:
+        copy = ConnectFailed(str(error) if error is not None else f"no connection to {address}", address=address)
+    copy.__cause__ = error
+    return copy

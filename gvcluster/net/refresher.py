@@ -1,0 +1,156 @@
+"""Fetches slot maps: one at a time, from a node chosen at random, and never on a caller's time unless it has no map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import monotonic
+from types import MappingProxyType
+
+import gevent
+from gevent.event import Event
+
+from gvcluster.core.address import Address
+from gvcluster.core.resp import encode
+from gvcluster.core.retry import Pace
+from gvcluster.core.topology import Topology, UnusableMap, parse_nodes, parse_slots
+from gvcluster.errors import GvClusterError, ReplyError, TopologyUnavailable
+from gvcluster.net.nodes import Nodes
+from gvcluster.net.state import ClusterState
+
+# A node that does not answer this one small question within a second is asked later; meanwhile another one is.
+PATIENCE = 1.0
+
+_SOURCES = MappingProxyType(
+    {
+        "slots": (encode(("CLUSTER", "SLOTS")), parse_slots),
+        "nodes": (encode(("CLUSTER", "NODES")), parse_nodes),
+    }
+)
+
+Accept = Callable[[Topology, float], bool]  # accept(topology, begun): publish it; True if it was news
+
+
+class Round:
+    """One fetch: whoever waits for it gets what it brought."""
+
+    __slots__ = ("done", "error", "topology")
+
+    def __init__(self) -> None:
+        self.done = Event()
+        self.topology: Topology | None = None
+        self.error: TopologyUnavailable | None = None
+
+
+class Refresher:
+    """The slot map's keeper in one hub."""
+
+    def __init__(self, state: ClusterState, nodes: Nodes, accept: Accept) -> None:
+        self.refreshes = 0
+        self._state, self._nodes, self._accept = state, nodes, accept
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._wanted = False
+        self._first: Address | None = None
+        self._next = Round()  # the first one that begins from now on
+        self._news = Event()  # set, and replaced, when a map with other routes is accepted
+        self._pace = Pace()
+
+    def __repr__(self) -> str:
+        return f"<Refresher {self.refreshes} fetched, {'at work' if self._greenlet is not None else 'at rest'}>"
+
+    def schedule(self, first: Address | None = None) -> None:
+        """Have a map fetched soon. Never switches.
+
+        Args:
+            first: the node to ask first: the one that sent a MOVED knows more than others.
+        """
+        self._wanted = True
+        self._first = first or self._first
+        if self._greenlet is None and not self._state.closed:
+            self._greenlet = gevent.spawn(self._run)
+
+    def fetch(self, deadline: float) -> Topology:
+        """Wait for a map that is asked for from now on.
+
+        Raises:
+            TopologyUnavailable: nobody gave one, or not before the deadline.
+        """
+        fetched = self._next
+        self.schedule()
+        if not fetched.done.wait(max(0.0, deadline - monotonic())):
+            raise TopologyUnavailable("no slot map in time")
+        if fetched.topology is None:
+            failures = fetched.error.failures if fetched.error is not None else ()
+            raise TopologyUnavailable(_no_map(failures), failures=failures)
+        return fetched.topology
+
+    def wait_for_news(self, seconds: float) -> None:
+        """Wait until a map with other routes is accepted, at most so many seconds."""
+        self._news.wait(seconds)
+
+    def _run(self) -> None:
+        try:
+            while self._wanted and not self._state.closed:
+                pause = self._pace.wait(monotonic(), self._state.options.rng.random())
+                if pause:
+                    gevent.sleep(pause)
+                self._wanted = False
+                self._one_round()
+        finally:
+            self._greenlet = None
+
+    def _one_round(self) -> None:
+        this, self._next = self._next, Round()
+        begun = monotonic()
+        self._pace.begin(begun)
+        first, self._first = self._first, None
+        try:
+            this.topology = self._ask_around(first)
+            self.refreshes += 1
+            if self._accept(this.topology, begun):
+                news, self._news = self._news, Event()
+                news.set()
+        except TopologyUnavailable as error:
+            this.error = error
+        finally:
+            this.done.set()
+
+    def _ask_around(self, first: Address | None) -> Topology:
+        """The first usable map that anybody gives: any error means asking another."""
+        failures: list[tuple[Address, Exception]] = []
+        for address in self._whom_to_ask(first):
+            if self._state.closed:
+                break
+            try:
+                return self._ask(address)
+            except (GvClusterError, UnusableMap) as error:
+                failures.append((address, error))
+        raise TopologyUnavailable(_no_map(failures), failures=failures)
+
+    def _whom_to_ask(self, first: Address | None) -> list[Address]:
+        """Known nodes in random order, connected ones first; the seeds after them."""
+        rng, pools = self._state.options.rng, self._nodes.pools
+        known = [node.address for node in self._state.topology.nodes] if self._state.topology is not None else []
+        seeds = list(self._state.seeds)
+        rng.shuffle(known)
+        rng.shuffle(seeds)
+        known.sort(key=lambda address: address not in pools or pools[address].lane is None)
+        return list(dict.fromkeys([*([first] if first is not None else []), *known, *seeds]))
+
+    def _ask(self, address: Address) -> Topology:
+        command, parse = _SOURCES[self._state.options.topology_source]
+        patience = min(PATIENCE, self._state.command_timeout)
+        # Connecting has its own limit; it must not be shorter than the user's word for it.
+        lane = self._nodes.pool_at(address).wait_lane(monotonic() + self._state.options.connect_timeout)
+        reply = lane.call_within(command, monotonic() + patience)
+        if isinstance(reply, GvClusterError):
+            raise reply
+        return parse(reply, address)
+
+
+def _no_map(failures: Sequence[tuple[Address, Exception]]) -> str:
+    told = "; ".join(f"{address}: {_reason(error)}" for address, error in failures)
+    return f"no usable slot map ({told})" if told else "no usable slot map: there was nobody to ask"
+
+
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, ReplyError) else str(error)

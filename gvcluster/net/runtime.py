@@ -1,0 +1,62 @@
+"""Everything of a Cluster that belongs to one hub: its pools, its slot table and its refresher."""
+
+from __future__ import annotations
+
+from gevent.hub import Hub
+
+from gvcluster.core.topology import Topology
+from gvcluster.events import Ready, SlotMapUpdated
+from gvcluster.net.loop import HubLoop
+from gvcluster.net.nodes import Nodes
+from gvcluster.net.refresher import Refresher
+from gvcluster.net.state import ClusterState
+
+
+class Runtime:
+    """One hub's side of a Cluster. It never refers to the Cluster, which may be collected while greenlets still run."""
+
+    def __init__(self, state: ClusterState, hub: Hub) -> None:
+        self.hub = hub
+        self.loop = HubLoop(hub)
+        self.state = state
+        self.nodes = Nodes(state, self.loop)
+        self.refresher = Refresher(state, self.nodes, self._accept)
+        self.nodes.on_trouble = self.refresher.schedule
+        if state.topology is not None:
+            self.nodes.adopt(state.topology, state.fetched)
+
+    def __repr__(self) -> str:
+        return f"<Runtime of {self.hub!r}: {self.nodes}>"
+
+    def _accept(self, topology: Topology, begun: float) -> bool:
+        """Publish a fetched map, if it is news. Runs in the refresher's greenlet."""
+        state = self.state
+        known = state.topology
+        state.fetched = max(state.fetched, begun)
+        if known is not None and topology.same_routes(known):
+            if self.nodes.is_patched():
+                self.nodes.adopt(known, begun)
+            return False
+        topology = topology.with_version(1 if known is None else known.route_version + 1)
+        state.topology = topology
+        self.nodes.adopt(topology, begun)
+        for other in tuple(state.runtimes):
+            if other is not self:
+                other.loop.from_other_threads(other.nodes.adopt, topology, begun)
+        if known is None:
+            self._tell(Ready(topology.route_version))
+        self._tell(
+            SlotMapUpdated(topology.route_version, topology.covered, len(topology.primaries), len(topology.replicas))
+        )
+        return True
+
+    def _tell(self, event: Ready | SlotMapUpdated) -> None:
+        """An observer that raises must not stop the refresher: the hub reports it as it reports a greenlet's end."""
+        try:
+            self.state.tell(event)
+        except Exception as error:
+            self.hub.handle_error(self, type(error), error, error.__traceback__)
+
+    def close(self) -> None:
+        """End every connection now. Never switches."""
+        self.nodes.close()

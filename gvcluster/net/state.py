@@ -1,0 +1,40 @@
+"""What all hubs of one Cluster share. Changed by single assignments only, so that no lock is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gvcluster.core.address import Address
+from gvcluster.core.topology import Topology
+from gvcluster.events import Event
+from gvcluster.options import Options
+
+
+@dataclass(slots=True, eq=False)
+class ClusterState:
+    """Options, the slot map of the day, and whether the cluster still takes work.
+
+    command_timeout: seconds; starts as the option and can be changed at run time.
+    topology: the last accepted slot map.
+    fetched: when the fetch of the last usable map began, even if it was no news (monotonic clock).
+    closing: no new calls. closed: no calls at all.
+    redirects, retries: how many were followed or made, over all calls.
+    runtimes: one for each hub that has used the cluster.
+    """
+
+    seeds: tuple[Address, ...]
+    options: Options
+    command_timeout: float
+    topology: Topology | None = None
+    fetched: float = field(default=float("-inf"))
+    closing: bool = False
+    closed: bool = False
+    redirects: int = 0
+    retries: int = 0
+    runtimes: list[Any] = field(default_factory=list)
+
+    def tell(self, event: Event) -> None:
+        """Call the user's `on_event`."""
+        if self.options.on_event is not None:
+            self.options.on_event(event)

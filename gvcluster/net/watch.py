@@ -1,0 +1,100 @@
+"""The two clocks of a connection: calls that are overdue, and a node that is silent while it owes replies.
+
+The calls share one timer. It is not moved at every call: it goes off, looks who is overdue, and is set for the next
+one. A call that is overdue fails alone; the connection is lost only when not a byte has come for `silence` seconds
+(libvalkey's rule: any reply restarts its timer). Before either verdict the connection is read once more: after a
+stalled hub the reply is often in the kernel already.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from gvcluster.errors import ReplyTimeout
+from gvcluster.net.loop import HubLoop
+from gvcluster.net.waiter import Waiter
+
+if TYPE_CHECKING:
+    from gvcluster.net.multiplexed import MultiplexedConnection
+
+# How close together the scans for overdue calls may be, and how far apart where no silence is watched; seconds.
+SHORTEST, LONGEST = 0.010, 1.0
+
+
+class Watch:
+    """The clocks of one connection."""
+
+    __slots__ = ("_connection", "_loop", "_timer", "is_running", "silence")
+
+    def __init__(self, connection: MultiplexedConnection, loop: HubLoop, silence: float | None) -> None:
+        self.silence = silence  # seconds; None: the node may be silent for ever
+        self.is_running = False
+        self._connection, self._loop = connection, loop
+        self._timer = loop.timer(0)
+
+    def start(self, after: float | None = None) -> None:
+        """Look after so many seconds; by default when the node has been silent too long."""
+        self.stop()
+        self._timer = self._loop.timer(after or self.silence or LONGEST)
+        self._timer.start(self._on_timer, update=True)
+        self.is_running = True
+
+    def stop(self) -> None:
+        """Stop the timer for good, or until the next start."""
+        self.is_running = False
+        self._timer.stop()
+        self._timer.close()
+
+    def wait(self, wait: Callable[[Waiter], object], waiter: Waiter) -> object:
+        """Wait with a timer for this waiter alone."""
+        if waiter.deadline == math.inf:
+            return wait(waiter)
+        timer = self._loop.timer(max(0.0, waiter.deadline - monotonic()))
+        timer.start(self._on_deadline, waiter, update=True)
+        try:
+            return wait(waiter)
+        finally:
+            timer.stop()
+            timer.close()
+
+    def _on_deadline(self, waiter: Waiter) -> None:
+        """A waiter's own timer has gone off."""
+        self._connection.look()
+        if waiter.wake is not None:
+            self._overdue(waiter)
+
+    def _on_timer(self) -> None:
+        """The timer that the calls share has gone off."""
+        self.is_running = False
+        connection = self._connection
+        connection.look()
+        if not connection.in_flight:
+            return
+        now = monotonic()
+        if connection.is_behind():  # with replies that have come already: no verdict now
+            self.start(SHORTEST)
+            return
+        is_silent = self.silence is not None and connection.owes_since(now) >= self.silence
+        next_deadline = now + (self.silence or LONGEST)
+        for waiter in connection.waiting():
+            if waiter.deadline <= now:
+                self._overdue(waiter)
+            else:
+                next_deadline = min(next_deadline, waiter.deadline)
+        if is_silent:
+            connection.close(TimeoutError(f"not a byte for {self.silence:g} s while replies were owed"))
+        else:
+            self.start(max(SHORTEST, next_deadline - now))
+
+    def _overdue(self, waiter: Waiter) -> None:
+        is_unsent = self._connection.has_not_sent(waiter)
+        address = self._connection.address
+        waiter.reply = ReplyTimeout(
+            f"no reply from {address} in time" + (": nothing was sent yet" if is_unsent else ""),
+            address=address,
+            maybe_executed=not is_unsent,
+        )
+        waiter.wake_later(self._loop.soon)

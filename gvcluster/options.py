@@ -1,0 +1,261 @@
+"""What a cluster can be told: names, defaults and units of every option, checked once, and the forms of a seed list."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import random
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, TypedDict
+from urllib.parse import parse_qsl, unquote
+
+from gvcluster.core.address import Address
+from gvcluster.core.topology import Node
+from gvcluster.errors import ConfigError
+from gvcluster.events import Event
+
+Seeds = str | Iterable[str | Address | tuple[str, int]]
+
+_UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+_SCHEMES = frozenset(("valkey", "redis", "valkey+cluster", "redis+cluster"))
+
+
+class ClusterOptions(TypedDict, total=False):
+    """The keyword arguments of `Cluster`, `connect` and `from_url`; `Options` explains each."""
+
+    username: str | None
+    password: str | None
+    client_name: str | None
+    client_info: bool
+    protocol: int
+    db: int
+    connect_timeout: float
+    command_timeout: float
+    timeout: float
+    max_redirects: int
+    retry: str
+    rng: random.Random
+    topology_source: str
+    on_connect: Callable[[Any, BaseException | None], object] | None
+    on_disconnect: Callable[[Any, BaseException | None], object] | None
+    on_event: Callable[[Event], object] | None
+
+
+class CallOptions(TypedDict, total=False):
+    """The keyword arguments of one call; `Cluster.execute` explains each."""
+
+    node: Any
+    route_key: str | bytes | None
+    timeout: float | None
+    command_timeout: float | None
+    retry: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of a cluster, checked. Times are in seconds.
+
+    username, password: sent with HELLO or AUTH on every connection.
+    client_name: CLIENT SETNAME of every connection.
+    client_info: tell the server the library's name and version (CLIENT SETINFO; old servers may refuse it).
+    protocol: 3 (HELLO 3, with a fall-back for servers that refuse it) or 2 (no HELLO is sent).
+    db: the database of every connection; in cluster mode only Valkey 9 and newer have more than 0.
+    connect_timeout: one attempt to open a connection, handshake included.
+    command_timeout: one attempt's wait for its reply, and a node's longest silence while it owes replies.
+    timeout: the whole call: waiting, connecting, redirects, retries and the reply.
+    max_redirects: how often one call follows MOVED or ASK.
+    retry: "safe" repeats only what is proved not executed or read-only; "never" repeats nothing (redirects are
+        followed all the same: a redirected command was not executed).
+    rng: chooses nodes and jitter; seed it to reproduce a run.
+    topology_source: "slots" (CLUSTER SLOTS) or "nodes" (CLUSTER NODES).
+    on_connect(connection, error): after TCP connect, before anything is sent; or with the error of a failed attempt.
+    on_disconnect(connection, error): error is None when you asked for it.
+    on_event(event): see gvcluster.events.
+    """
+
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    client_name: str | None = None
+    client_info: bool = True
+    protocol: int = 3
+    db: int = 0
+    connect_timeout: float = 2.0
+    command_timeout: float = 5.0
+    timeout: float = 10.0
+    max_redirects: int = 16
+    retry: str = "safe"
+    rng: random.Random = field(default_factory=random.Random, repr=False)
+    topology_source: str = "slots"
+    on_connect: Callable[[Any, BaseException | None], object] | None = field(default=None, repr=False)
+    on_disconnect: Callable[[Any, BaseException | None], object] | None = field(default=None, repr=False)
+    on_event: Callable[[Event], object] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("connect_timeout", "command_timeout", "timeout"):
+            seconds(name, getattr(self, name))
+        one_of("protocol", self.protocol, (2, 3))
+        one_of("retry", self.retry, ("safe", "never"))
+        one_of("topology_source", self.topology_source, ("slots", "nodes"))
+        _whole_number("db", self.db, 0)
+        _whole_number("max_redirects", self.max_redirects, 0)
+        for name in ("username", "password", "client_name"):
+            _word(name, getattr(self, name))
+        for name in ("on_connect", "on_disconnect", "on_event"):
+            _callback(name, getattr(self, name))
+        if self.username is not None and self.password is None:
+            raise ConfigError("username needs a password")
+        if not isinstance(self.rng, random.Random):
+            raise ConfigError("rng must be a random.Random")
+
+
+def options_from(given: ClusterOptions) -> Options:
+    """Check the names, then the values. Raises ConfigError with the nearest known name."""
+    known = [each.name for each in fields(Options)]
+    refuse_unknown(given, known)
+    return Options(**given)
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ConfigError for the first name that is not known."""
+    known = tuple(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+            raise ConfigError(f"unknown option {name!r}{hint}")
+
+
+def seconds(name: str, value: object) -> float:
+    """A time in seconds, greater than 0 and finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigError(f"{name} must be a number of seconds greater than 0, not {value!r}")
+    return value
+
+
+def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raise ConfigError unless the value is one of those allowed."""
+    if isinstance(value, bool) or value not in allowed:
+        raise ConfigError(f"{name} must be {' or '.join(repr(each) for each in allowed)}, not {value!r}")
+
+
+def _whole_number(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def _word(name: str, value: object) -> None:
+    """A str without control characters; the value itself is never shown: it may be secret."""
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be a str, not {type(value).__name__}")
+    if _UNPRINTABLE.search(value):
+        raise ConfigError(f"{name} has a control character or a lone surrogate in it")
+    if name == "client_name" and (not value or " " in value):
+        raise ConfigError("client_name must not be empty nor have blanks in it")
+
+
+def _callback(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise ConfigError(f"{name} must be callable")
+
+
+def call_options_from(given: CallOptions) -> CallOptions:
+    """Check the options of one call. `node` becomes an Address. Raises ConfigError."""
+    refuse_unknown(given, CallOptions.__annotations__)
+    checked = CallOptions(**given)
+    for name, value in given.items():
+        if name in ("timeout", "command_timeout") and value is not None:
+            seconds(name, value)
+    if given.get("retry") is not None:
+        one_of("retry", given["retry"], ("safe", "never", "always"))
+    if given.get("node") is not None:
+        checked["node"] = _node_address(given["node"])
+    return checked
+
+
+def _node_address(node: object) -> Address:
+    if isinstance(node, Node):
+        return node.address
+    if isinstance(node, Address):
+        return node
+    if isinstance(node, str):
+        return Address.parse(node)
+    raise ConfigError(f'node must be a Node, an Address or "host:port", not {type(node).__name__}')
+
+
+def parse_seeds(seeds: Seeds) -> tuple[Address, ...]:
+    """Addresses from `"h:p,h:p"` or a list of str, Address or (host, port). Raises ConfigError."""
+    given = seeds.split(",") if isinstance(seeds, str) else _listed(seeds)
+    addresses = tuple(dict.fromkeys(_seed(each) for each in given))
+    if not addresses:
+        raise ConfigError('no seeds: name at least one node, such as "10.0.0.1:6379"')
+    return addresses
+
+
+def _listed(seeds: object) -> tuple[Any, ...]:
+    if isinstance(seeds, bytes) or not isinstance(seeds, Iterable):
+        raise ConfigError(f'seeds must be "host:port,host:port" or a list, not {type(seeds).__name__}')
+    return tuple(seeds)
+
+
+def _seed(seed: object) -> Address:
+    if isinstance(seed, str):
+        return Address.parse(seed.strip())
+    if isinstance(seed, tuple) and len(seed) == 2 and isinstance(seed[0], str):
+        return Address.parse(str(Address(*seed)))
+    raise ConfigError(f"a seed must be a str, an Address or a (host, port), not {type(seed).__name__}")
+
+
+def parse_url(url: str) -> tuple[str, ClusterOptions]:
+    """The seed list and the options of `valkey://user:password@h1:p,h2:p/0?command_timeout=1.5`.
+
+    User and password are percent-decoded once. Raises ConfigError, which never shows the URL: it may hold a password.
+    """
+    scheme, _, rest = str(url).partition("://")
+    if scheme not in _SCHEMES or not rest:
+        raise ConfigError(f"the URL must begin with one of {', '.join(f'{each}://' for each in sorted(_SCHEMES))}")
+    rest, _, query = rest.partition("?")
+    rest, _, db = rest.partition("/")
+    userinfo, _, seeds = rest.rpartition("@")
+    options = _credentials(userinfo)
+    if db:
+        options["db"] = _cast("db", db)
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name in options or name == "password":
+            raise ConfigError(f"the URL gives {name} twice, or where it would be logged")
+        options[name] = _cast(name, text)
+    return seeds, ClusterOptions(**options)  # type: ignore[typeddict-item]  # names are checked with the values
+
+
+def _credentials(userinfo: str) -> dict[str, Any]:
+    """`user:password` or `:password`, as options."""
+    if not userinfo:
+        return {}
+    username, colon, password = userinfo.partition(":")
+    if not colon:
+        raise ConfigError("the URL's user has no password: write user:password@ or :password@")
+    return {"username": unquote(username) or None, "password": unquote(password)}
+
+
+def _cast(name: str, text: str) -> object:
+    """The text of a URL as the option's type."""
+    if name in ("connect_timeout", "command_timeout", "timeout"):
+        return _number(name, text, float)
+    if name in ("db", "protocol", "max_redirects"):
+        return _number(name, text, int)
+    if name == "client_info":
+        one_of(name, text.lower(), ("true", "false", "1", "0"))
+        return text.lower() in ("true", "1")
+    if name in ("rng", "on_connect", "on_disconnect", "on_event"):
+        raise ConfigError(f"{name} cannot be given in a URL")
+    return text
+
+
+def _number(name: str, text: str, kind: Callable[[str], float]) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ConfigError(f"{name} must be a number, not {text!r}") from None
