@@ -93,10 +93,12 @@ def key_positions(command: Command, args: Sequence[object]) -> tuple[int, ...]:
 
 def check_arity(command: Command, args: Sequence[object]) -> None:
     """Refuse too few arguments. Too many are left to the server: a newer one may take them."""
-    if len(args) < abs(command.arity):
-        words = command.name.count(" ") + 1
-        needs = f"{'at least ' if command.arity < 0 else ''}{abs(command.arity) - words}"
-        raise ConfigError(f"{command.name} needs {needs} arguments after its name, got {max(len(args) - words, 0)}")
+    if len(args) >= abs(command.arity):
+        return
+    words = command.name.count(" ") + 1
+    needed, got = abs(command.arity) - words, max(len(args) - words, 0)
+    at_least = "at least " if command.arity < 0 else ""
+    raise ConfigError(f"{command.name} needs {at_least}{needed} argument{'s' * (needed > 1)} after its name, got {got}")
 
 
 def word(argument: object) -> str:

@@ -15,6 +15,7 @@ import gevent.socket
 
 from gvcluster.core.address import Address
 from gvcluster.errors import ConnectFailed
+from gvcluster.net.loop import TICK, remaining
 
 # Keepalive after 15 s of silence, then every 5 s, 3 times; and unacknowledged data for 30 s: a peer that went without a
 # word is found within half a minute, idle or not. Option numbers are Linux's; other systems keep their defaults.
@@ -96,7 +97,7 @@ def _resolve(address: Address, deadline: float) -> list[tuple[int, Any]]:
     try:
         version = ipaddress.ip_address(address.host).version
     except ValueError:
-        with gevent.Timeout(max(0.001, deadline - monotonic())):
+        with gevent.Timeout(remaining(deadline)):
             found = gevent.socket.getaddrinfo(address.host, address.port, 0, SOCK_STREAM)
         return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
     return [(gevent.socket.AF_INET if version == 4 else gevent.socket.AF_INET6, (address.host, address.port))]
@@ -105,7 +106,7 @@ def _resolve(address: Address, deadline: float) -> list[tuple[int, Any]]:
 def _connect(family: int, sockaddr: Any, seconds: float) -> raw_socket:
     sock = gevent.socket.socket(family, SOCK_STREAM)
     try:
-        sock.settimeout(max(0.001, seconds))
+        sock.settimeout(max(TICK, seconds))
         sock.connect(sockaddr)
         # From here on the connection has watchers of its own: gevent's socket object would only be in the way.
         raw = raw_socket(family, SOCK_STREAM, 0, fileno=sock.detach())

@@ -24,6 +24,7 @@ from gvcluster.errors import (
     TopologyUnavailable,
     UnknownCommand,
 )
+from gvcluster.net.loop import TICK
 from gvcluster.net.pool import NodePool
 from gvcluster.net.runtime import Runtime
 from gvcluster.options import CallOptions
@@ -51,7 +52,8 @@ class Executor:
         self.hub = runtime.hub
         self.runtime = runtime
         self.active = 0  # calls that do more than wait for their first reply
-        self._state, self._nodes, self._refresher = runtime.state, runtime.nodes, runtime.refresher
+        self._state, self._nodes = runtime.state, runtime.nodes
+        self._refresher, self._failover = runtime.refresher, runtime.failover
         self._commands = commands
         self._table, self._lone_keys = runtime.nodes.table, commands.lone_keys
         self.keep_time()
@@ -107,7 +109,7 @@ class Executor:
         self._nodes.refuse()
         while (self.active or any(pool.in_flight for pool in self._nodes.pools.values())) and monotonic() < deadline:
             self._nodes.wait_empty(deadline)
-            gevent.sleep(0.001)
+            gevent.sleep(TICK)
 
     # -- before anything is sent --------------------------------------------------------------------------------------
 
@@ -154,11 +156,11 @@ class Executor:
         """That node only: no redirects, no retries."""
         self.active += 1
         try:
-            reply = self._send(request, self._nodes.pool_at(address), asking=False)
+            reply = self._send(request, self._nodes.pool_at(address))
         finally:
             self.active -= 1
-        if isinstance(reply, Exception):
-            raise classify(reply, request.call.slot, address, script=request.call.script).error
+        if isinstance(reply, Outcome):
+            raise reply.error
         return reply
 
     def _pursue(self, request: Request, met: Outcome | None = None, asked: Address | None = None) -> Any:
@@ -194,10 +196,7 @@ class Executor:
         pool = self._pool_for(call) if target is None else self._nodes.pool_at(target.address)
         if isinstance(pool, Unserved):
             return pool, None
-        reply = self._send(request, pool, target is not None and target.asking)
-        if isinstance(reply, Exception):
-            return classify(reply, call.slot, pool.address, script=call.script), pool.address
-        return reply, pool.address
+        return self._send(request, pool, target is not None and target.asking), pool.address
 
     def _pool_for(self, call: Call) -> NodePool | Unserved:
         """The pool of the slot's owner; of any primary for a command without a slot."""
@@ -212,19 +211,22 @@ class Executor:
         error = SlotNotCovered(f"no node serves slot {call.slot}: the slot map has no owner for it", slot=call.slot)
         return Unserved(error, fresh=self._state.fetched > call.began)
 
-    def _send(self, request: Request, pool: NodePool, asking: bool) -> Any:
-        """The reply, or the error that came instead of one."""
-        deadline = request.call.deadline
+    def _send(self, request: Request, pool: NodePool, asking: bool = False) -> Any:
+        """The reply, or how the attempt ended instead."""
+        call = request.call
         try:
-            lane = pool.wait_exclusive(deadline) if request.exclusive else pool.wait_lane(deadline)
+            lane = pool.wait_exclusive(call.deadline) if request.exclusive else pool.wait_lane(call.deadline)
         except GvClusterError as error:
-            return error
+            return classify(error, call.slot, pool.address)
         try:
             patience = request.command_timeout + request.block_seconds
-            return lane.call_within(request.data, min(monotonic() + patience, deadline), asking=asking)
+            reply = lane.call_within(request.data, min(monotonic() + patience, call.deadline), asking=asking)
         finally:
             if request.exclusive:
                 lane.close()
+        if isinstance(reply, Exception):
+            return classify(reply, call.slot, pool.address, script=call.script)
+        return reply
 
     def _obey(
         self, decision: Decision, met: Outcome, call: Call, progress: Progress, asked: Address | None
@@ -242,16 +244,16 @@ class Executor:
                 self._nodes.patch(met.slot, decision.address)
                 self._refresher.schedule(asked)
             if decision.after:
-                gevent.sleep(decision.after)
+                gevent.sleep(max(TICK, decision.after))
             return decision
         assert not isinstance(decision, Confirm)
         progress.retries += 1
         self._state.retries += 1
         if decision.refresh:
             self._refresher.schedule()
-            self._refresher.wait_for_news(decision.after)
+            self._failover.wait(call.slot, decision.after)
         else:
-            gevent.sleep(decision.after)
+            gevent.sleep(max(TICK, decision.after))
         return None
 
     def _refetch(self, call: Call) -> None:

@@ -15,6 +15,15 @@ READ, WRITE = 1, 2
 TURN = 0.002
 
 
+# libuv counts in milliseconds, and warns of less.
+TICK = 0.001
+
+
+def remaining(deadline: float) -> float:
+    """Seconds until the deadline, and at least a tick: a wait that is over at once, not one that fails."""
+    return max(TICK, deadline - monotonic())
+
+
 class HubLoop:
     """Parking, callbacks, watchers and timers of one hub, and the budget of its turns."""
 
@@ -38,7 +47,7 @@ class HubLoop:
 
     def timer(self, after: float, *, ref: bool = False) -> Any:
         """A timer that goes off once, after so many seconds; it keeps the loop alive only if `ref`."""
-        return self.hub.loop.timer(after, ref=ref)
+        return self.hub.loop.timer(max(TICK, after) if after else 0, ref=ref)
 
     def turn_ends(self) -> float:
         """When waking must stop for this turn of the loop, on the monotonic clock."""

@@ -14,13 +14,13 @@ from gvcluster.core.retry import LONGEST_WAIT, backoff
 from gvcluster.errors import AuthFailed, ConnectFailed, GvClusterError
 from gvcluster.net.dial import Connection, dial
 from gvcluster.net.handshake import shake_hands
-from gvcluster.net.loop import HubLoop
+from gvcluster.net.loop import HubLoop, remaining
 from gvcluster.net.multiplexed import MultiplexedConnection
 from gvcluster.net.state import ClusterState
 from gvcluster.net.transport import PlainTransport
 
-# After the first failure of a node the next attempt may follow at once plus jitter, then 10 ms doubling to 1 s.
-_FIRST_PAUSE = 0.05
+# A node that owes a reply for so many seconds is not asked for a slot map if there is another.
+_LATE = 0.1
 
 
 class Opening:
@@ -58,6 +58,10 @@ class NodePool:
         """How many connections are open."""
         return (self.lane is not None) + len(self._exclusive)
 
+    def is_responsive(self) -> bool:
+        """Whether there is a lane, and no reply on it is late."""
+        return self.lane is not None and self.lane.owes_since(monotonic()) < _LATE
+
     @property
     def in_flight(self) -> int:
         """How many calls are queued or owed a reply, on any connection."""
@@ -86,7 +90,7 @@ class NodePool:
             self._refuse_if_hopeless()
             opening = self._opening = Opening()
             gevent.spawn(self._open_lane, opening)
-        if not opening.done.wait(max(0.0, deadline - monotonic())):
+        if not opening.done.wait(remaining(deadline)):
             raise ConnectFailed(f"no connection to {self.address} in time", address=self.address)
         if opening.lane is None:
             raise _again(opening.error, self.address)
@@ -158,7 +162,7 @@ class NodePool:
             ConnectFailed, AuthFailed: no connection.
         """
         self._refuse_if_hopeless()
-        with gevent.Timeout(max(0.001, deadline - monotonic()), _TooLate):
+        with gevent.Timeout(remaining(deadline), _TooLate):
             try:
                 connection = self._connect("exclusive")
             except _TooLate:
@@ -190,7 +194,7 @@ class NodePool:
         while lane is not None and lane.in_flight and monotonic() < deadline:
             empty = Event()
             lane.on_empty = empty.set
-            empty.wait(max(0.0, min(deadline - monotonic(), 0.1)))
+            empty.wait(min(remaining(deadline), 0.1))
 
     def close_idle(self) -> int:
         """Close the lane if nothing is in flight on it. Returns how many connections were closed."""

@@ -14,6 +14,7 @@ from gvcluster.core.resp import encode
 from gvcluster.core.retry import Pace
 from gvcluster.core.topology import Topology, UnusableMap, parse_nodes, parse_slots
 from gvcluster.errors import GvClusterError, ReplyError, TopologyUnavailable
+from gvcluster.net.loop import TICK, remaining
 from gvcluster.net.nodes import Nodes
 from gvcluster.net.state import ClusterState
 
@@ -51,20 +52,25 @@ class Refresher:
         self._wanted = False
         self._first: Address | None = None
         self._next = Round()  # the first one that begins from now on
+        self._urgent = Event()
         self._news = Event()  # set, and replaced, when a map with other routes is accepted
         self._pace = Pace()
 
     def __repr__(self) -> str:
         return f"<Refresher {self.refreshes} fetched, {'at work' if self._greenlet is not None else 'at rest'}>"
 
-    def schedule(self, first: Address | None = None) -> None:
+    def schedule(self, first: Address | None = None, *, urgent: bool = False) -> None:
         """Have a map fetched soon. Never switches.
 
         Args:
-            first: the node to ask first: the one that sent a MOVED knows more than others.
+            first: the node to ask first: one that sent a MOVED, or was promoted, knows more than others.
+            urgent: there is news for certain: do not wait for the pace.
         """
         self._wanted = True
-        self._first = first or self._first
+        if urgent or self._first is None:
+            self._first = first
+        if urgent:
+            self._urgent.set()
         if self._greenlet is None and not self._state.closed:
             self._greenlet = gevent.spawn(self._run)
 
@@ -76,7 +82,7 @@ class Refresher:
         """
         fetched = self._next
         self.schedule()
-        if not fetched.done.wait(max(0.0, deadline - monotonic())):
+        if not fetched.done.wait(remaining(deadline)):
             raise TopologyUnavailable("no slot map in time")
         if fetched.topology is None:
             failures = fetched.error.failures if fetched.error is not None else ()
@@ -85,14 +91,15 @@ class Refresher:
 
     def wait_for_news(self, seconds: float) -> None:
         """Wait until a map with other routes is accepted, at most so many seconds."""
-        self._news.wait(seconds)
+        self._news.wait(max(TICK, seconds))
 
     def _run(self) -> None:
         try:
             while self._wanted and not self._state.closed:
                 pause = self._pace.wait(monotonic(), self._state.options.rng.random())
                 if pause:
-                    gevent.sleep(pause)
+                    self._urgent.wait(max(TICK, pause))
+                self._urgent.clear()
                 self._wanted = False
                 self._one_round()
         finally:
@@ -127,13 +134,13 @@ class Refresher:
         raise TopologyUnavailable(_no_map(failures), failures=failures)
 
     def _whom_to_ask(self, first: Address | None) -> list[Address]:
-        """Known nodes in random order, connected ones first; the seeds after them."""
+        """Known nodes in random order, those first that are connected and answer; the seeds after them."""
         rng, pools = self._state.options.rng, self._nodes.pools
         known = [node.address for node in self._state.topology.nodes] if self._state.topology is not None else []
         seeds = list(self._state.seeds)
         rng.shuffle(known)
         rng.shuffle(seeds)
-        known.sort(key=lambda address: address not in pools or pools[address].lane is None)
+        known.sort(key=lambda address: address not in pools or not pools[address].is_responsive())
         return list(dict.fromkeys([*([first] if first is not None else []), *known, *seeds]))
 
     def _ask(self, address: Address) -> Topology:

@@ -6,6 +6,7 @@ from gevent.hub import Hub
 
 from gvcluster.core.topology import Topology
 from gvcluster.events import Ready, SlotMapUpdated
+from gvcluster.net.failover import FailoverWatch
 from gvcluster.net.loop import HubLoop
 from gvcluster.net.nodes import Nodes
 from gvcluster.net.refresher import Refresher
@@ -21,6 +22,7 @@ class Runtime:
         self.state = state
         self.nodes = Nodes(state, self.loop)
         self.refresher = Refresher(state, self.nodes, self._accept)
+        self.failover = FailoverWatch(state, self.nodes, self.refresher)
         self.nodes.on_trouble = self.refresher.schedule
         if state.topology is not None:
             self.nodes.adopt(state.topology, state.fetched)

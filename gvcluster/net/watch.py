@@ -52,7 +52,10 @@ class Watch:
         """Wait with a timer for this waiter alone."""
         if waiter.deadline == math.inf:
             return wait(waiter)
-        timer = self._loop.timer(max(0.0, waiter.deadline - monotonic()))
+        left = waiter.deadline - monotonic()
+        if left <= 0:
+            return self._too_late(is_unsent=True)
+        timer = self._loop.timer(left)
         timer.start(self._on_deadline, waiter, update=True)
         try:
             return wait(waiter)
@@ -90,11 +93,10 @@ class Watch:
             self.start(max(SHORTEST, next_deadline - now))
 
     def _overdue(self, waiter: Waiter) -> None:
-        is_unsent = self._connection.has_not_sent(waiter)
-        address = self._connection.address
-        waiter.reply = ReplyTimeout(
-            f"no reply from {address} in time" + (": nothing was sent yet" if is_unsent else ""),
-            address=address,
-            maybe_executed=not is_unsent,
-        )
+        waiter.reply = self._too_late(self._connection.has_not_sent(waiter))
         waiter.wake_later(self._loop.soon)
+
+    def _too_late(self, is_unsent: bool) -> ReplyTimeout:
+        address = self._connection.address
+        text = f"no reply from {address} in time" + (": nothing was sent yet" if is_unsent else "")
+        return ReplyTimeout(text, address=address, maybe_executed=not is_unsent)

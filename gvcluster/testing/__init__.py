@@ -2,6 +2,8 @@
 
 from gvcluster.testing.control import ControlConnection
 from gvcluster.testing.errors import ClusterTimeout, LocalClusterError, ServerFailed, ServerMissing
+from gvcluster.testing.fake import FakeCluster
+from gvcluster.testing.fake_node import FakeNode
 from gvcluster.testing.local import LocalCluster
 from gvcluster.testing.node import Node
 from gvcluster.testing.resharding import SlotMove
@@ -15,6 +17,8 @@ __all__ = [
     "Server",
     "find_server",
     "server_names",
+    "FakeCluster",
+    "FakeNode",
     "LocalClusterError",
     "ServerMissing",
     "ServerFailed",

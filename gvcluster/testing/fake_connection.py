@@ -129,15 +129,23 @@ class FakeConnection:
     def send_in_pieces(self, data: bytes, size: int = 1, pause: float = 0.0) -> None:
         """Send raw bytes in segments of `size` bytes, with `pause` seconds between them.
 
+        Without a pause a client in the same hub still gets the pieces one by one.
+
         Raises:
             OSError: The client is gone.
 
         Blocks:
-            For a turn of the hub, or the pause, after each piece. A kill or Timeout leaves the rest unsent.
+            For two turns of the loop, or the pause, after each piece. A kill or Timeout leaves the rest unsent.
         """
         for start in range(0, len(data), size):
             self.send(data[start : start + size])
-            gevent.sleep(pause)
+            if pause:
+                gevent.sleep(pause)
+                continue
+            # sleep(0) does not poll. The first poll that finds this socket writable finds the client's readable too,
+            # the second comes after the client has read.
+            gevent.socket.wait_write(self.fileno())
+            gevent.socket.wait_write(self.fileno())
 
     def close(self) -> None:
         """Close the connection."""
@@ -146,10 +154,13 @@ class FakeConnection:
 
     def reset(self) -> None:
         """Reset the connection: the client meets ECONNRESET."""
+        self.prepare_reset()
+        self.close()
+
+    def prepare_reset(self) -> None:
+        """Make `close()` a reset: that is what the kernel does for a socket that lingers for 0 seconds."""
         if not self.closed:
-            # Lingering for 0 seconds makes close() send RST.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close()
 
     def wait_command(self) -> list[bytes] | None:
         """Read the next command.

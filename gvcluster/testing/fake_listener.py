@@ -42,8 +42,13 @@ class FakeListener:
         self._thawed = Event()
         self._thawed.set()
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether the node was started and not stopped since."""
+        return self._listener is not None
+
     def fileno(self) -> int:
-        """The number of the listening socket."""
+        """The number of the listening socket, -1 while it does not listen."""
         return -1 if self._listener is None else self._listener.fileno()
 
     @property
@@ -85,7 +90,7 @@ class FakeListener:
             if left <= 0:
                 raise TimeoutError(f"not true within {timeout} s: {self!r}")
             self._changed.clear()
-            self._changed.wait(left)
+            self._changed.wait(max(left, 0.001))  # libuv warns of shorter timers
 
     def start(self) -> None:
         """Listen. `FakeCluster.start()` does it for all nodes; a stopped node comes back with its data.
@@ -104,12 +109,12 @@ class FakeListener:
         Blocks:
             Until the greenlets of the connections have ended, about a turn of the hub.
         """
-        listener, self._listener = self._listener, None
         _kill(self._acceptor)
+        listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
             self._reserved, _ = _reserve(self.address.port)
-        self._end_connections(FakeConnection.close)
+        self._end_connections(rst=False)
         # Last: who is dead does not answer what came while it was frozen.
         self._thawed.set()
 
@@ -139,7 +144,7 @@ class FakeListener:
         Blocks:
             Until the greenlets of the connections have ended, about a turn of the hub.
         """
-        self._end_connections(FakeConnection.reset if rst else FakeConnection.close)
+        self._end_connections(rst=rst)
 
     def freeze(self) -> None:
         """Accept, read and send nothing from now on, as under SIGSTOP. The kernel still completes connections.
@@ -198,17 +203,19 @@ class FakeListener:
         finally:
             self.forget(connection)
 
-    def _end_connections(self, end: Callable[[FakeConnection], None]) -> None:
-        for connection, greenlet in list(self._open.items()):
-            _kill(greenlet)
-            end(connection)
+    def _end_connections(self, *, rst: bool) -> None:
+        ending = dict(self._open)
+        if rst:
+            for connection in ending:
+                connection.prepare_reset()  # before the dying greenlet closes it
+        _kill(*ending.values())
+        for connection in ending:
             self.forget(connection)
 
 
-def _kill(greenlet: gevent.Greenlet[..., None] | None) -> None:
-    """End the greenlet, unless it is the one that asks for it: a handler may stop its own node."""
-    if greenlet is not None and greenlet is not gevent.getcurrent():
-        greenlet.kill()
+def _kill(*greenlets: gevent.Greenlet[..., None] | None) -> None:
+    """End the greenlets, but for the one that asks for it: a handler may stop its own node."""
+    gevent.killall([greenlet for greenlet in greenlets if greenlet not in (None, gevent.getcurrent())])
 
 
 def _reserve(port: int) -> tuple[socket.socket, Address]:

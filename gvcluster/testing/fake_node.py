@@ -158,7 +158,7 @@ class FakeNode(FakeListener):
         failures = list(self.errors)
         try:
             if self._script is not None:
-                failures += self._script.finish(wait=wait)
+                failures += self._script.finish(wait=wait and self._acceptor is not None)
         finally:
             self.release()
         return failures

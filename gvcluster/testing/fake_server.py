@@ -178,17 +178,18 @@ def _elsewhere(
     node: FakeNode, connection: FakeConnection, keys: list[bytes], *, reads: bool = False
 ) -> ReplyError | None:
     """The refusal of a node that does not serve these keys, in the order in which a server looks."""
-    slots = {hash_slot(key) for key in keys}
-    if len(slots) > 1:
+    slot, *others = set(map(hash_slot, keys))
+    if others:
         return ReplyError("CROSSSLOT Keys in request don't hash to the same slot")
-    slot = slots.pop()
     owner = node.cluster.owner(slot)
     if owner is None:
         return ReplyError("CLUSTERDOWN Hash slot not served")
     if owner is node:
         return _departed(node, slot, keys)
-    is_importing = node.cluster.migrations.get(slot) is node
-    is_guest = connection.asking if is_importing else reads and connection.readonly and node.primary is owner
+    if node.cluster.migrations.get(slot) is node:
+        is_guest = connection.asking
+    else:
+        is_guest = reads and connection.readonly and node.primary is owner
     return None if is_guest else ReplyError(f"MOVED {slot} {_host_port(owner)}")
 
 

@@ -93,7 +93,7 @@ class LocalCluster(MovableSlots):
             ClusterTimeout: The nodes did not agree in time.
 
         Blocks:
-            For about 3 s, most of it because fresh nodes wait 2 s before they serve. A kill or Timeout ends the
+            For a bit more than 2 s: so long fresh nodes wait before they serve. A kill or Timeout ends the
             servers.
         """
         if self._watchdog:

@@ -178,7 +178,7 @@ class Node:
             raise ServerFailed(
                 f"{self._options.server.name} on {self.address} ended at its start. Its log ends with:\n{tail}"
             )
-        info = parse_info(self.command("INFO", "server"))
+        info = parse_info(self.command("INFO", "server", timeout=1.0))
         self._options.server.check_reported(info)
         return None if int(info["process_id"]) == self.pid else "another server answers on its port"
 

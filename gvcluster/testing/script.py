@@ -111,13 +111,13 @@ class Script:
             raise self._failed("is not done")
 
     def finish(self, *, wait: bool) -> list[BaseException]:
-        """Stop the node and list what went wrong: also steps that were not reached, and what came after the last."""
+        """End the script and list what went wrong: also steps that were not reached, and what came after the last."""
         try:
             if wait:
-                # Each step ends in time by itself; a script that was never started does not.
                 limits = (step.seconds if isinstance(step, Sleep) else self._timeout for step in self._steps)
                 self.wait_done(sum(limits) + 1.0)
-                self._node.stop_accepting()
+            self._node.stop_accepting()
+            if self._is_done and self._node.is_listening:
                 self._look_for_more(0.0)
         except ScriptFailed as failure:
             return [failure]
@@ -149,7 +149,7 @@ class Script:
             case ExpectClose():
                 self._expect_close(self._connection(step))
             case Send(data, size):
-                self._connection(step).send_in_pieces(data, size or len(data))
+                self._connection(step).send_in_pieces(data, size or len(data) or 1)
             case Close() | Reset():
                 connection = self._connection(step)
                 self._refuse_more(connection)

@@ -291,7 +291,6 @@ def test_an_error_that_is_no_utf_8_is_an_error_all_the_same():
         b":abc\r\n",
         b"#x\r\n",
         b",1.5x\r\n",
-        b"$3\r\nabcde",
         b"$-2\r\n",
         b"HTTP/1.1 400 Bad Request\r\n",
         b"%1\r\n*1\r\n:1\r\n:1\r\n",

@@ -1,0 +1,116 @@
+"""The end of a demo: what the table says, and whether all is well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gvcluster.cli.load import Load
+from gvcluster.cli.shards import Shard
+from gvcluster.core.address import Address
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    name: str
+    value: str
+    unit: str = ""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known when all is over. Times are in seconds; None: it did not happen.
+
+    stuck: greenlets that have not ended.
+    """
+
+    victim: Shard | None
+    seconds: float
+    servers_took: float | None
+    client_took: float | None
+    stuck: int
+
+
+def objections(load: Load, outcome: Outcome) -> Iterator[str]:
+    """Why the demo has failed, one line each."""
+    tally = load.tally
+    if tally.wrong:
+        yield f"{tally.wrong:,} wrong replies, such as: {tally.wrong_replies[0][:400]}"
+    if tally.bad:
+        yield f"{tally.bad:,} errors that are not those of ambiguous writes, such as: {tally.bad_errors[0]}"
+    if load.failure is not None:
+        yield f"a greenlet died of {type(load.failure).__name__}: {load.failure}"
+    elif outcome.victim is None:
+        yield "no primary was killed"
+    elif outcome.servers_took is None:
+        yield f"the servers have promoted nobody for shard {outcome.victim.number}"
+    elif outcome.client_took is None:
+        yield f"shard {outcome.victim.number} is not back, though its replica has been promoted"
+    if outcome.stuck:
+        yield f"{outcome.stuck:,} greenlets are stuck in a call"
+
+
+def rows(load: Load, outcome: Outcome) -> Iterator[Row]:
+    """The table."""
+    yield from _speed(load, outcome)
+    yield _service("servers", outcome.servers_took, "a raw probe: kill to first accepted write")
+    yield _service("gvcluster", outcome.client_took, "our calls: kill to first reply")
+    statistics = load.cluster.statistics()
+    yield Row("redirects followed", f"{statistics.redirects:,}")
+    yield Row("retries", f"{statistics.retries:,}", "", "of what was proved not executed, or only read")
+    yield Row("refreshes", f"{statistics.refreshes:,}", "", "of the slot map")
+    yield from _connections(load)
+    yield from _errors(load)
+    yield Row("writes lost by the servers", f"{load.tally.lost:,}", "", "acknowledged, not replicated, then the kill")
+    yield Row("wrong replies", f"{load.tally.wrong:,}")
+
+
+def _speed(load: Load, outcome: Outcome) -> Iterator[Row]:
+    tally = load.tally
+    took, meanwhile = tally.latencies, tally.meanwhile
+    yield Row("commands", f"{tally.commands:,}", "", f"by {load.plan.greenlets:,} greenlets")
+    yield Row("commands/s", f"{tally.commands / outcome.seconds:,.0f}", "/s", "on average, the outage included")
+    yield Row("latency p50", _milliseconds(took.percentile(50)), "ms")
+    yield Row("latency p99", _milliseconds(took.percentile(99)), "ms")
+    yield Row("latency max", _milliseconds(took.percentile(100)), "ms", "a call that waited for the failover")
+    if meanwhile.count:
+        yield Row("… other shards p99", _milliseconds(meanwhile.percentile(99)), "ms", "while one was down")
+        yield Row("… other shards max", _milliseconds(meanwhile.percentile(100)), "ms", "while one was down")
+
+
+def _service(whose: str, seconds: float | None, remark: str) -> Row:
+    return Row(f"without service, {whose}", "never back" if seconds is None else f"{seconds:.2f}", "s", remark)
+
+
+def _connections(load: Load) -> Iterator[Row]:
+    now = {node.address: node.connections for node in load.cluster.statistics().nodes}
+    for address in dict.fromkeys([*load.opened, *now]):
+        yield Row(
+            f"connections {address}",
+            f"{load.opened[address]:,} / {now.get(address, 0):,}",
+            "",
+            f"opened / now{_part(load, address)}",
+        )
+
+
+def _part(load: Load, address: Address) -> str:
+    for shard in load.shards:
+        if address == shard.killed:
+            return f"; shard {shard.number}, killed"
+        if address == shard.primary:
+            return f"; shard {shard.number}" + (", promoted" if shard.killed else "")
+    return ""
+
+
+def _errors(load: Load) -> Iterator[Row]:
+    if not load.tally.errors:
+        yield Row("errors", "0")
+    for name, kind in sorted(load.tally.errors.items()):
+        yield Row(f"errors {name}", f"{kind.count:,}", "", f"{kind.ambiguous:,} ambiguous: a write that may have run")
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:,.2f}"

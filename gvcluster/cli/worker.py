@@ -1,0 +1,137 @@
+"""One of the demo's greenlets: it reads and writes keys that nobody else writes, and believes no reply unseen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import gevent
+
+from gvcluster.cli.shards import Shard
+from gvcluster.cli.tally import Tally
+from gvcluster.cli.tokens import Counter, Register
+from gvcluster.errors import GvClusterError
+
+# The counters of two workers are further apart than either can count.
+_APART = 1_000_000_000
+
+
+class Worker:
+    """Its keys share a hash tag, as the keys of one user would, and so live in one shard."""
+
+    def __init__(
+        self, number: int, shard: Shard, tag: str, execute: Callable[..., Any], tally: Tally, rng: random.Random
+    ) -> None:
+        name = f"{tag}:{number}"
+        self.number, self.shard = number, shard
+        self._execute, self._tally, self._rng = execute, tally, rng
+        self._text, self._field, self._count = Register(f"{name}:t"), Register(f"{name}:f"), Counter(number * _APART)
+        self._text_key, self._hash_key, self._count_key = f"{{{tag}}}:text", f"{{{tag}}}:hash", f"{{{tag}}}:count"
+        self._steps = (
+            *(self._get, self._get, self._set, self._set, self._incr, self._mget),
+            *(self._getrange, self._strlen, self._hset, self._hgetall),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.number} of shard {self.shard.number}>"
+
+    def run(self, is_over: Callable[[], bool], rest: float) -> None:
+        """Work until it is over, and rest between two steps, on average so many seconds."""
+        self._call("SET", self._count_key, self._count.start)
+        while not is_over():
+            try:
+                self._rng.choice(self._steps)()
+            except GvClusterError:
+                pass  # it is in the tally
+            gevent.sleep(self._rng.random() * 2 * rest)
+
+    # -- steps: reads -------------------------------------------------------------------------------------------------
+
+    def _get(self) -> None:
+        command, epoch = ("GET", self._text_key), self.shard.epoch
+        reply = self._call(*command, read=True)
+        self._judge(command, reply, self._text.observe(reply, epoch, self.shard.epoch))
+
+    def _getrange(self) -> None:
+        first = self._rng.randrange(30)
+        last = first + self._rng.randrange(10, 60)
+        command = ("GETRANGE", self._text_key, first, last)
+        reply = self._call(*command, read=True)
+        fits = self._text.fits(lambda text: text[first : last + 1] == reply, self.shard.epoch)
+        self._judge(command, reply, 0 if fits else None)
+
+    def _strlen(self) -> None:
+        command = ("STRLEN", self._text_key)
+        reply = self._call(*command, read=True)
+        fits = self._text.fits(lambda text: len(text) == reply, self.shard.epoch)
+        self._judge(command, reply, 0 if fits else None)
+
+    def _mget(self) -> None:
+        command, epoch = ("MGET", self._text_key, self._count_key), self.shard.epoch
+        reply = self._call(*command, read=True)
+        text, count = reply if isinstance(reply, list) and len(reply) == 2 else (reply, reply)
+        number = int(count) if isinstance(count, bytes) and count.isdigit() else None
+        self._judge(command, text, self._text.observe(text, epoch, self.shard.epoch))
+        self._judge(command, count, self._count.observe(number, epoch, self.shard.epoch))
+
+    def _hgetall(self) -> None:
+        command, epoch = ("HGETALL", self._hash_key), self.shard.epoch
+        reply = self._call(*command, read=True)
+        value = reply.get(b"field") if isinstance(reply, dict) else reply
+        self._judge(command, reply, self._field.observe(value, epoch, self.shard.epoch))
+
+    # -- steps: writes ------------------------------------------------------------------------------------------------
+
+    def _set(self) -> None:
+        """SET … GET answers the old value. If that were the new one, the command would have run twice."""
+        write, epoch = self._text.next_write(), self.shard.epoch
+        command = ("SET", self._text_key, self._text.token(write), "GET")
+        reply = self._write(command, lambda: self._text.doubt(write))
+        self._judge(command, reply, self._text.observe(reply, epoch, self.shard.epoch))
+        self._text.acknowledge(write, epoch)
+
+    def _incr(self) -> None:
+        command, epoch = ("INCR", self._count_key), self.shard.epoch
+        reply = self._write(command, self._count.doubt)
+        self._judge(command, reply, self._count.observe(reply, epoch, self.shard.epoch, incremented=1))
+
+    def _hset(self) -> None:
+        """HGET before HSET: a loss that is overwritten unseen could not be counted."""
+        command: tuple[Any, ...] = ("HGET", self._hash_key, "field")
+        epoch = self.shard.epoch
+        reply = self._call(*command, read=True)
+        self._judge(command, reply, self._field.observe(reply, epoch, self.shard.epoch))
+        write, epoch = self._field.next_write(), self.shard.epoch
+        command = ("HSET", self._hash_key, "field", self._field.token(write))
+        reply = self._write(command, lambda: self._field.doubt(write))
+        fits = type(reply) is int and reply in self._field.may_be_created(self.shard.epoch)
+        self._judge(command, reply, 0 if fits else None)
+        self._field.acknowledge(write, epoch)
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def _write(self, command: tuple[Any, ...], doubt: Callable[[], object]) -> Any:
+        try:
+            return self._call(*command)
+        except GvClusterError as error:
+            if error.maybe_executed:
+                doubt()
+            raise
+
+    def _call(self, *command: Any, read: bool = False) -> Any:
+        began = monotonic()
+        try:
+            reply = self._execute(*command)
+        except GvClusterError as error:
+            self._tally.took(monotonic() - began, out=self.shard.is_out)
+            self._tally.fail(command[0], error, read=read)
+            raise
+        now = monotonic()
+        self._tally.took(now - began, out=self.shard.is_out)
+        self.shard.count(now)
+        return reply
+
+    def _judge(self, command: tuple[Any, ...], reply: Any, lost: int | None) -> None:
+        self._tally.judge(command, reply, lost)

@@ -1,0 +1,80 @@
+"""The failover watch: while callers wait for a shard whose primary is gone, its replicas are asked who is primary now.
+
+During a failover every live node keeps naming the dead primary for 2 to 4 s and more. Whoever only fetches slot maps
+meets the new one up to a second late. The watch asks each replica for its ROLE instead, for as long as somebody waits;
+a promotion makes the refresher ask the promoted node itself, whose map wakes the callers.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+
+import gevent
+
+from gvcluster.core.resp import encode
+from gvcluster.core.topology import Node
+from gvcluster.errors import GvClusterError, ReplyError
+from gvcluster.net.nodes import Nodes
+from gvcluster.net.refresher import Refresher
+from gvcluster.net.state import ClusterState
+
+# Seconds between two questions: a promotion is noticed after half of it on average, at the cost of 10 small commands a
+# second and replica. The longest is also how long the answer may take.
+FIRST_PAUSE, GROWTH, LONGEST_PAUSE = 0.050, 1.2, 0.150
+# Callers come back from their own attempts within this time, seconds; then nobody waits any more.
+LINGER = 0.2
+
+_ROLE = encode(("ROLE",))
+
+
+class FailoverWatch:
+    """Watches the replicas of the shards whose primaries can not be reached, in one hub."""
+
+    def __init__(self, state: ClusterState, nodes: Nodes, refresher: Refresher) -> None:
+        self._state, self._nodes, self._refresher = state, nodes, refresher
+        self._wanted_until: dict[str, float] = {}  # by shard
+        self._watched: set[Node] = set()  # replicas that a greenlet asks
+
+    def __repr__(self) -> str:
+        return f"<FailoverWatch of {len(self._watched)} replicas>"
+
+    def wait(self, slot: int | None, seconds: float) -> None:
+        """Wait for a new slot map, at most so many seconds, and have the slot's shard watched meanwhile."""
+        topology = self._state.topology
+        owner = topology.owner(slot) if topology is not None and slot is not None else None
+        if topology is not None and owner is not None:
+            self._wanted_until[owner.shard] = monotonic() + seconds + LINGER
+            for replica in topology.replicas_of(owner):
+                if replica not in self._watched:
+                    self._watched.add(replica)
+                    gevent.spawn(self._watch, replica)
+        self._refresher.wait_for_news(seconds)
+
+    def _watch(self, replica: Node) -> None:
+        """Ask one replica again and again, until it is primary or nobody waits. One that is dead holds up no other."""
+        pause = FIRST_PAUSE
+        try:
+            while self._is_wanted(replica):
+                if self._is_promoted(replica):
+                    self._refresher.schedule(replica.address, urgent=True)
+                gevent.sleep(pause * (0.75 + self._state.options.rng.random() / 2))
+                pause = min(pause * GROWTH, LONGEST_PAUSE)
+        finally:
+            self._watched.discard(replica)
+
+    def _is_wanted(self, replica: Node) -> bool:
+        """Somebody waits for the shard, and the slot map still calls the node a replica."""
+        topology = self._state.topology
+        if self._state.closing or topology is None or topology.node_at(replica.address) != replica:
+            return False
+        return monotonic() < self._wanted_until.get(replica.shard, 0.0)
+
+    def _is_promoted(self, replica: Node) -> bool:
+        try:
+            lane = self._nodes.pool_at(replica.address).wait_lane(monotonic() + self._state.options.connect_timeout)
+            role = lane.call_within(_ROLE, monotonic() + LONGEST_PAUSE)
+        except GvClusterError:
+            return False
+        if isinstance(role, ReplyError):
+            return role.code == "NOPERM"  # its slot map tells as well, at a higher price
+        return isinstance(role, list) and role[:1] == [b"master"]
