@@ -80,10 +80,10 @@ class Tally:
         """How many ended with an error."""
         return sum(kind.count for kind in self.errors.values())
 
-    def took(self, seconds: float, *, out: bool) -> None:
-        """Note how long a call took; `out`: its own shard is without service."""
+    def took(self, seconds: float, *, hit: bool) -> None:
+        """Note how long a call took; `hit`: it went to the shard whose primary was killed."""
         self.latencies.add(seconds)
-        if self.is_one_out and not out:
+        if self.is_one_out and not hit:
             self.meanwhile.add(seconds)
 
     def fail(self, command: str, error: GvClusterError, *, read: bool) -> None:

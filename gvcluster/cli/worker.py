@@ -125,11 +125,11 @@ class Worker:
         try:
             reply = self._execute(*command)
         except GvClusterError as error:
-            self._tally.took(monotonic() - began, out=self.shard.is_out)
+            self._tally.took(monotonic() - began, hit=self.shard.killed is not None)
             self._tally.fail(command[0], error, read=read)
             raise
         now = monotonic()
-        self._tally.took(now - began, out=self.shard.is_out)
+        self._tally.took(now - began, hit=self.shard.killed is not None)
         self.shard.count(now)
         return reply
 

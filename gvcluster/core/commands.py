@@ -194,10 +194,11 @@ def _named(name: str, container: str, table: CommandTable) -> Command:
         return command
     from difflib import get_close_matches  # here, because it costs 2 ms to import
 
-    near = get_close_matches(name, table.names(container), 1)
+    shown = name[:_SHOWN_NAME]
+    near = get_close_matches(shown, table.names(container), 1)
     meant = f"; did you mean {prefix}{near[0]}?" if near else "."
     raise UnknownCommand(
-        f"the command table does not list {prefix}{name[:_SHOWN_NAME]!r}{meant} If your servers know it, say where to"
+        f"the command table does not list {prefix}{shown!r}{meant} If your servers know it, say where to"
         " send it: node= or route_key="
     )
 

@@ -13,6 +13,7 @@ from gvcluster.core.address import Address
 from gvcluster.core.resp import encode
 from gvcluster.core.retry import Pace
 from gvcluster.core.topology import Topology, UnusableMap, parse_nodes, parse_slots
+from gvcluster.core.views import Verdict, View
 from gvcluster.errors import GvClusterError, ReplyError, TopologyUnavailable
 from gvcluster.net.loop import TICK, remaining
 from gvcluster.net.nodes import Nodes
@@ -28,7 +29,7 @@ _SOURCES = MappingProxyType(
     }
 )
 
-Accept = Callable[[Topology, float], bool]  # accept(topology, begun): publish it; True if it was news
+Accept = Callable[[View], Verdict]  # publish a map if it is to be believed
 
 
 class Round:
@@ -89,6 +90,11 @@ class Refresher:
             raise TopologyUnavailable(_no_map(failures), failures=failures)
         return fetched.topology
 
+    def tell_news(self) -> None:
+        """A map with other routes was accepted: wake those who wait for one."""
+        news, self._news = self._news, Event()
+        news.set()
+
     def wait_for_news(self, seconds: float) -> None:
         """Wait until a map with other routes is accepted, at most so many seconds."""
         self._news.wait(max(TICK, seconds))
@@ -111,24 +117,25 @@ class Refresher:
         self._pace.begin(begun)
         first, self._first = self._first, None
         try:
-            this.topology = self._ask_around(first)
+            view = self._ask_around(first, begun)
             self.refreshes += 1
-            if self._accept(this.topology, begun):
-                news, self._news = self._news, Event()
-                news.set()
+            verdict = self._accept(view)
+            this.topology = view.topology
+            if verdict.topology is None:
+                self.schedule(verdict.ask)
         except TopologyUnavailable as error:
             this.error = error
         finally:
             this.done.set()
 
-    def _ask_around(self, first: Address | None) -> Topology:
+    def _ask_around(self, first: Address | None, begun: float) -> View:
         """The first usable map that anybody gives: any error means asking another."""
         failures: list[tuple[Address, Exception]] = []
         for address in self._whom_to_ask(first):
             if self._state.closed:
                 break
             try:
-                return self._ask(address)
+                return View(self._ask(address), address, begun)
             except (GvClusterError, UnusableMap) as error:
                 failures.append((address, error))
         raise TopologyUnavailable(_no_map(failures), failures=failures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gevent.hub import Hub
 
 from gvcluster.core.topology import Topology
+from gvcluster.core.views import Verdict, View, judge
 from gvcluster.events import Ready, SlotMapUpdated
 from gvcluster.net.failover import FailoverWatch
 from gvcluster.net.loop import HubLoop
@@ -30,27 +31,38 @@ class Runtime:
     def __repr__(self) -> str:
         return f"<Runtime of {self.hub!r}: {self.nodes}>"
 
-    def _accept(self, topology: Topology, begun: float) -> bool:
-        """Publish a fetched map, if it is news. Runs in the refresher's greenlet."""
-        state = self.state
-        known = state.topology
-        state.fetched = max(state.fetched, begun)
+    def _accept(self, view: View) -> Verdict:
+        """Publish a fetched map, if it is to be believed. Runs in the refresher's greenlet."""
+        state, known = self.state, self.state.topology
+        verdict = judge(known, view, state.memory)
+        state.memory = verdict.memory
+        topology = verdict.topology
+        if topology is None:
+            return verdict
+        state.fetched = max(state.fetched, view.begun)
         if known is not None and topology.same_routes(known):
             if self.nodes.is_patched():
-                self.nodes.adopt(known, begun)
-            return False
-        topology = topology.with_version(1 if known is None else known.route_version + 1)
-        state.topology = topology
-        self.nodes.adopt(topology, begun)
-        for other in tuple(state.runtimes):
-            if other is not self:
-                other.loop.from_other_threads(other.nodes.adopt, topology, begun)
+                self.nodes.adopt(known, view.begun)
+            return verdict
+        version = 1 if known is None else known.route_version + 1
+        self._publish(topology.with_version(version), view.begun)
         if known is None:
-            self._tell(Ready(topology.route_version))
-        self._tell(
-            SlotMapUpdated(topology.route_version, topology.covered, len(topology.primaries), len(topology.replicas))
-        )
-        return True
+            self._tell(Ready(version))
+        self._tell(SlotMapUpdated(version, topology.covered, len(topology.primaries), len(topology.replicas)))
+        return verdict
+
+    def _publish(self, topology: Topology, begun: float) -> None:
+        self.state.topology = topology
+        for runtime in tuple(self.state.runtimes):
+            if runtime is self:
+                runtime.adopt(topology, begun)
+            else:
+                runtime.loop.from_other_threads(runtime.adopt, topology, begun)
+
+    def adopt(self, topology: Topology, begun: float) -> None:
+        """Serve by a new map in this hub, and wake those who wait for one."""
+        self.nodes.adopt(topology, begun)
+        self.refresher.tell_news()
 
     def _tell(self, event: Ready | SlotMapUpdated) -> None:
         """An observer that raises must not stop the refresher: the hub reports it as it reports a greenlet's end."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from gvcluster.core.address import Address
 from gvcluster.core.topology import Topology
+from gvcluster.core.views import Memory
 from gvcluster.events import Event
 from gvcluster.options import Options
 
@@ -17,6 +18,7 @@ class ClusterState:
 
     command_timeout: seconds; starts as the option and can be changed at run time.
     topology: the last accepted slot map.
+    memory: what decides whether a fetched map is newer.
     fetched: when the fetch of the last usable map began, even if it was no news (monotonic clock).
     closing: no new calls. closed: no calls at all.
     redirects, retries: how many were followed or made, over all calls.
@@ -27,6 +29,7 @@ class ClusterState:
     options: Options
     command_timeout: float
     topology: Topology | None = None
+    memory: Memory = field(default_factory=Memory)
     fetched: float = field(default=float("-inf"))
     closing: bool = False
     closed: bool = False

@@ -18,7 +18,7 @@ ORDER = (
     *("_version", "errors", "events"),
     *("core.address", "core.slots", "core.formatting", "core.command_spec"),
     *("core.command_table", "core.commands", "core.resp"),
-    *("core.members", "core.topology", "core.routing", "core.outcome", "core.retry"),
+    *("core.members", "core.topology", "core.views", "core.routing", "core.outcome", "core.retry"),
     *("options", "reports"),
     *("net.loop", "net.state", "net.waiter", "net.dial", "net.transport", "net.handshake", "net.watch"),
     *("net.multiplexed", "net.exclusive", "net.pool", "net.nodes", "net.refresher", "net.failover", "net.runtime", "net.executor"),
