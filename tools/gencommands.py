@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -48,26 +48,27 @@ class Described:
     specs: tuple[Mapping[str, Any], ...]
 
 
-def main() -> int:
-    """Do what the arguments say."""
-    options = _options()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the arguments say; returns the exit status."""
+    options = _options(arguments)
     server, rows = _read(options)
     described = {row.name: row for row in rows}
     if options.json:
-        described = {name: _completed(row, _descriptions(options.json)) for name, row in described.items()}
+        descriptions = _descriptions(options.json)
+        described = {name: _completed(row, descriptions.get(name)) for name, row in described.items()}
     if options.record:
         options.record.write_text(recording(server, rows))
     text = table(server, described)
     if options.check:
         if TABLE.read_text() == text:
             return 0
-        print(f"{TABLE} is not what {sys.argv[0]} writes: run it without --check", file=sys.stderr)
+        print(f"{TABLE} is not what tools/gencommands.py writes: run it without --check", file=sys.stderr)
         return 1
     TABLE.write_text(text)
     return 0
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--from", dest="address", metavar="HOST:PORT", help="ask this server")
@@ -75,7 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--record", type=Path, metavar="FILE", help="write the reply here")
     parser.add_argument("--json", type=Path, metavar="DIR", help="Valkey's src/commands")
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _read(options: argparse.Namespace) -> tuple[str, list[Described]]:
@@ -113,17 +114,18 @@ def running_valkey() -> Iterator[int]:
 
 def ask(host: str, port: int) -> tuple[str, list[Described]]:
     """The server's name and version, and what it says of its commands."""
-    connection = _connected(host, port)
+    connection = connect(host, port)
     with connection:
         connection.sendall(b"HELLO 3\r\nINFO server\r\nCOMMAND\r\n")
         reader = hiredis.Reader(encoding="latin-1", notEnoughData=...)
-        replies = [_reply(connection, reader) for _ in range(3)]
+        replies = [read_reply(connection, reader) for _ in range(3)]
     info = dict(line.split(":", 1) for line in replies[1].splitlines() if ":" in line)
     kind = "valkey" if "valkey_version" in info else "redis"
     return f"{kind}-{info[f'{kind}_version']}", list(_entries(replies[2]))
 
 
-def _connected(host: str, port: int) -> socket.socket:
+def connect(host: str, port: int) -> socket.socket:
+    """Connect, and wait for a server that is just starting."""
     deadline = time.monotonic() + _START_TIMEOUT
     while True:
         try:
@@ -134,9 +136,13 @@ def _connected(host: str, port: int) -> socket.socket:
             time.sleep(0.02)
 
 
-def _reply(connection: socket.socket, reader: hiredis.Reader) -> Any:
+def read_reply(connection: socket.socket, reader: hiredis.Reader) -> Any:
+    """The next reply; the reader says `...` when it needs more."""
     while (reply := reader.gets()) is ...:
-        reader.feed(connection.recv(_RECV_SIZE))
+        data = connection.recv(_RECV_SIZE)
+        if not data:
+            raise EOFError("the server closed the connection")
+        reader.feed(data)
     return reply
 
 
@@ -182,9 +188,8 @@ def _descriptions(folder: Path) -> dict[str, Any]:
     return by_name
 
 
-def _completed(row: Described, descriptions: Mapping[str, Any]) -> Described:
+def _completed(row: Described, description: Mapping[str, Any] | None) -> Described:
     """An entry with the tips of its description if it has none; what differs is reported."""
-    description = descriptions.get(row.name)
     if description is None:  # the server is newer
         return row
     tips = tuple(sorted(tip.lower() for tip in description.get("command_tips", ())))

@@ -56,12 +56,16 @@ def run(plan: Plan, *, plain: bool) -> int:
         with LocalCluster(plan.server, node_timeout=NODE_TIMEOUT) as servers:
             screen.tell(f"started 6 servers in {monotonic() - began:.1f} s; node timeout {NODE_TIMEOUT:g} s")
             with Load(plan, servers.seeds, screen.tell) as load:
-                screen.tell(
-                    f"{plan.greenlets:,} greenlets read and write, each its own keys, and check every reply; each rests "
-                    f"{plan.rest * 1000:.0f} ms on average after a command, which leaves the servers their share of "
-                    f"the {os.cpu_count()} processors"
-                )
+                _introduce(plan, screen)
                 return _Demo(plan, screen, servers, load).play()
+
+
+def _introduce(plan: Plan, screen: Screen) -> None:
+    screen.tell(f"{plan.greenlets:,} greenlets read and write, each its own keys, and check every reply")
+    screen.tell(
+        f"paced: each rests {plan.rest * 1000:.0f} ms on average between two steps; "
+        f"client and servers share {os.cpu_count()} cores"
+    )
 
 
 class _Demo:

@@ -82,14 +82,15 @@ class Screen:
         table.add_column(style="dim")
         for row in rows:
             table.add_row(Text(row.name), Text(row.value), Text(row.unit), Text(row.remark))
-        self.console.print()
-        self.console.print(table)
-        self.console.print()
+        with self.console.capture() as capture:
+            self.console.print(table)
+        self.console.file.write("\n" + "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()) + "\n")
 
     def verdict(self, objections: list[str]) -> None:
         """The last lines."""
         if not objections:
-            self.console.print("All is well.", style=_STYLES["good"])
+            text = "All is well: no wrong reply, and no error but those of writes that may have run."
+            self.console.print(text, style=_STYLES["good"], soft_wrap=True)
         for objection in objections:
             self.console.print(Text(f"FAILED: {objection}", _STYLES["bad"]), soft_wrap=True)
 
@@ -135,7 +136,9 @@ class Picture(Screen):
     def _progress(self, status: Status) -> RenderableType:
         line = Table.grid(padding=(0, 2))
         line.add_row(
-            ProgressBar(self._seconds, min(status.elapsed, self._seconds), width=30),
+            ProgressBar(
+                self._seconds, min(status.elapsed, self._seconds), 30, complete_style="cyan", finished_style="cyan"
+            ),
             f"{status.elapsed:.0f} of {self._seconds:g} s",
             f"{status.rate:,.0f} commands/s",
             Text(f"{status.errors:,} errors", "yellow" if status.errors else ""),

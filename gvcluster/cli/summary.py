@@ -77,8 +77,8 @@ def _speed(load: Load, outcome: Outcome) -> Iterator[Row]:
     yield Row("latency p99", _milliseconds(took.percentile(99)), "ms")
     yield Row("latency max", _milliseconds(took.percentile(100)), "ms", "a call that waited for the failover")
     if meanwhile.count:
-        yield Row("… other shards p99", _milliseconds(meanwhile.percentile(99)), "ms", "while one was down")
-        yield Row("… other shards max", _milliseconds(meanwhile.percentile(100)), "ms", "while one was down")
+        yield Row("other shards p99", _milliseconds(meanwhile.percentile(99)), "ms", "latency while one was down")
+        yield Row("other shards max", _milliseconds(meanwhile.percentile(100)), "ms", "latency while one was down")
 
 
 def _service(whose: str, seconds: float | None, remark: str) -> Row:
@@ -87,29 +87,25 @@ def _service(whose: str, seconds: float | None, remark: str) -> Row:
 
 def _connections(load: Load) -> Iterator[Row]:
     now = {node.address: node.connections for node in load.cluster.statistics().nodes}
-    for address in dict.fromkeys([*load.opened, *now]):
-        yield Row(
-            f"connections {address}",
-            f"{load.opened[address]:,} / {now.get(address, 0):,}",
-            "",
-            f"opened / now{_part(load, address)}",
-        )
+    for part, address in sorted((_part(load, address), address) for address in {*load.opened, *now}):
+        opened = f"{load.opened[address]:,} / {now.get(address, 0):,}"
+        yield Row(f"connections {address}", opened, "", f"opened / open now: {part}")
 
 
 def _part(load: Load, address: Address) -> str:
     for shard in load.shards:
         if address == shard.killed:
-            return f"; shard {shard.number}, killed"
+            return f"shard {shard.number}, killed"
         if address == shard.primary:
-            return f"; shard {shard.number}" + (", promoted" if shard.killed else "")
-    return ""
+            return f"shard {shard.number}" + (", promoted" if shard.killed else "")
+    return "was asked for the slot map"
 
 
 def _errors(load: Load) -> Iterator[Row]:
     if not load.tally.errors:
         yield Row("errors", "0")
     for name, kind in sorted(load.tally.errors.items()):
-        yield Row(f"errors {name}", f"{kind.count:,}", "", f"{kind.ambiguous:,} ambiguous: a write that may have run")
+        yield Row(f"errors {name}", f"{kind.count:,}", "", f"{kind.ambiguous:,} ambiguous: writes that may have run")
 
 
 def _milliseconds(seconds: float) -> str:

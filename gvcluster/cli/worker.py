@@ -39,13 +39,14 @@ class Worker:
 
     def run(self, is_over: Callable[[], bool], rest: float) -> None:
         """Work until it is over, and rest between two steps, on average so many seconds."""
+        gevent.sleep(self._rng.random() * 2 * rest)
         self._call("SET", self._count_key, self._count.start)
         while not is_over():
+            gevent.sleep(self._rng.random() * 2 * rest)
             try:
                 self._rng.choice(self._steps)()
             except GvClusterError:
                 pass  # it is in the tally
-            gevent.sleep(self._rng.random() * 2 * rest)
 
     # -- steps: reads -------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,11 @@ import hiredis
 from gvcluster.errors import AuthFailed, Busy, ConfigError, NoScript, ReadOnly, Redirected, ReplyError
 
 # hiredis packs exactly these as the server expects them. Everything else is looked at one by one: hiredis sends a
-# float's or an int subclass's repr as it is ("np.float64(1.5)", "Colour.RED"), and nan without a word.
-_PLAIN = frozenset((str, bytes, int))
+# float's or an int subclass's repr as it is ("np.float64(1.5)", "Colour.RED"), nan without a word, and crashes the
+# interpreter on an int that Python refuses to print.
+_PLAIN = frozenset((str, bytes))
+# More decimal digits than any server reads in a number, and fewer than Python refuses to print (4,300).
+_LARGEST_INT = 10**4000
 
 # Never False: that is RESP3's `#f`, and one EVAL returning it would shift every later reply.
 INCOMPLETE: Any = type("Incomplete", (), {"__repr__": lambda self: "INCOMPLETE", "__slots__": ()})()
@@ -51,11 +54,13 @@ def _spelled_out(args: tuple[Any, ...]) -> tuple[str | bytes | int, ...]:
 
 def _spelled(position: int, value: object) -> str | bytes | int:
     """One argument as str, bytes or int."""
-    if isinstance(value, bool):
-        raise _bad_argument(position, "a bool; pass 0 or 1, or a str")
     if isinstance(value, str | bytes):
         return value
+    if isinstance(value, bool):
+        raise _bad_argument(position, "a bool; pass 0 or 1, or a str")
     if isinstance(value, int):
+        if not -_LARGEST_INT < value < _LARGEST_INT:
+            raise _bad_argument(position, "an int of more than 4,000 digits; pass it as bytes")
         return int(value)
     if isinstance(value, float):
         if value != value:

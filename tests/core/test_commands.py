@@ -379,7 +379,7 @@ ARGUMENTS = (
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(arguments=st.lists(ARGUMENTS, max_size=9))
 def test_whatever_follows_a_name_nothing_but_our_own_errors_comes_out(arguments: list[Any]) -> None:
     for command in COMMANDS:
