@@ -95,6 +95,8 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("connect_timeout", "command_timeout", "timeout"):
             seconds(name, getattr(self, name))
+        if not isinstance(self.client_info, bool):
+            raise ConfigError(f"client_info must be True or False, not {type(self.client_info).__name__}")
         one_of("protocol", self.protocol, (2, 3))
         one_of("retry", self.retry, ("safe", "never"))
         one_of("topology_source", self.topology_source, ("slots", "nodes"))
@@ -220,10 +222,10 @@ def parse_url(url: str) -> tuple[str, ClusterOptions]:
     rest, _, query = rest.partition("?")
     rest, _, db = rest.partition("/")
     userinfo, _, seeds = rest.rpartition("@")
+    if "@" in db + query:
+        raise ConfigError("user and password of the URL must be percent-encoded: / ? @ and : among others")
     options = _credentials(userinfo)
-    if db:
-        options["db"] = _cast("db", db)
-    for name, text in parse_qsl(query, keep_blank_values=True):
+    for name, text in [("db", db)] * bool(db) + parse_qsl(query, keep_blank_values=True):
         if name in options or name == "password":
             raise ConfigError(f"the URL gives {name} twice, or where it would be logged")
         options[name] = _cast(name, text)
@@ -258,4 +260,4 @@ def _number(name: str, text: str, kind: Callable[[str], float]) -> float:
     try:
         return kind(text)
     except ValueError:
-        raise ConfigError(f"{name} must be a number, not {text!r}") from None
+        raise ConfigError(f"{name} must be a number in the URL") from None

@@ -1,158 +1,96 @@
-"""`gvcluster demo`: a cluster, many greenlets, the death of a primary, and what the greenlets notice of it."""
+"""`gvcluster demo`: its arguments, and what must be installed for it. The show itself is in `director.py`."""
 
 from __future__ import annotations
 
-import os
-import signal
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from time import monotonic
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 
-import gevent
+from gvcluster.errors import ConfigError
+from gvcluster.testing.errors import LocalClusterError, ServerMissing
+from gvcluster.testing.servers import find_server
 
-from gvcluster._version import __version__
-from gvcluster.cli.load import CALL_TIMEOUT, Load, Plan
-from gvcluster.cli.meter import Meter
-from gvcluster.cli.probe import Probe
-from gvcluster.cli.screen import Screen, open_screen
-from gvcluster.cli.shards import Shard
-from gvcluster.cli.summary import Outcome, objections, rows
-from gvcluster.testing import LocalCluster
+IN_SHORT = "watch 500 greenlets while a primary is killed"
 
-__all__ = ["Plan", "run"]
+_DEFAULT_SERVER = "valkey-9.1.2"
+_INSTALL = "python3 -m pip install 'gvcluster[demo]' (from a clone: python3 -m pip install '.[demo]')"
 
-NODE_TIMEOUT = 2.0
-# Seconds that the servers and the client get for a failover; 3 to 4 are normal.
-_PATIENCE = 20.0
-# Seconds within which the client notices that a connection has ended.
-_NOTICE = 1.0
-# Seconds that the load goes on at least when the shard is back: how it goes on is part of the story.
-_AFTERMATH = 2.0
+_DESCRIPTION = """\
+Starts a cluster of 3 primaries and 3 replicas on this machine, lets many
+greenlets read and write through one gvcluster.Cluster, kills a primary with
+SIGKILL on the way, and shows what the greenlets notice of it.
 
+Every value names the greenlet that wrote it, the key and the number of the
+write, and every reply is compared with what the greenlet knows. A reply that
+went to the wrong greenlet, a write that ran twice, or one that is gone without
+a failover to blame counts as a wrong reply.
+"""
 
-def run(plan: Plan, *, plain: bool) -> int:
-    """Play the demo.
-
-    Args:
-        plan: What to do.
-        plain: Lines instead of a picture, also on a terminal.
-
-    Returns:
-        The exit code: 0, or 1 if something is wrong, which is printed.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C. The servers are gone.
-
-    Blocks: until it is over: the plan's seconds, and about 3 s to start the servers.
-    """
-    screen = open_screen(plan.seconds, plain=plain)
-    screen.title(
-        f"gvcluster {__version__} demo",
-        f"{plan.server}, 3 primaries and 3 replicas, {plan.greenlets:,} greenlets, seed {plan.seed}",
-    )
-    with _signals_to_this_greenlet():
-        began = monotonic()
-        with LocalCluster(plan.server, node_timeout=NODE_TIMEOUT) as servers:
-            screen.tell(f"started 6 servers in {monotonic() - began:.1f} s; node timeout {NODE_TIMEOUT:g} s")
-            with Load(plan, servers.seeds, screen.tell) as load:
-                _introduce(plan, screen)
-                return _Demo(plan, screen, servers, load).play()
+_EXIT_CODES = """\
+exit codes:
+  0    all is well
+  1    a wrong reply; or an error other than that of a write that may have run;
+       or the service did not come back; or something is not installed
+  2    the arguments make no sense
+  130  Ctrl-C
+Whatever happens, no server and no file is left behind.
+"""
 
 
-def _introduce(plan: Plan, screen: Screen) -> None:
-    screen.tell(f"{plan.greenlets:,} greenlets read and write, each its own keys, and check every reply")
-    screen.tell(
-        f"paced: each rests {plan.rest * 1000:.0f} ms on average between two steps; "
-        f"client and servers share {os.cpu_count()} cores"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the command is about."""
+    parser.description, parser.epilog = _DESCRIPTION, _EXIT_CODES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    seconds, greenlets = _between(float, 5, 3600), _between(int, 3, 10_000)
+    add("--seconds", type=seconds, default=20.0, metavar="S", help="of work, 5 to 3600 (default 20)")
+    add("--greenlets", type=greenlets, default=500, metavar="N", help="3 to 10000 (default 500)")
+    add("--seed", type=int, metavar="N", help="to have the same victim and the same commands again")
+    add("--server", default=_DEFAULT_SERVER, metavar="NAME", help=f"what to start (default {_DEFAULT_SERVER})")
+    add("--plain", action="store_true", help="plain lines, one a second, as when the output is no terminal")
+    parser.set_defaults(run=partial(_run, parser))
 
 
-class _Demo:
-    def __init__(self, plan: Plan, screen: Screen, servers: LocalCluster, load: Load) -> None:
-        self.plan, self.screen, self.servers, self.load = plan, screen, servers, load
-        self.began = monotonic()
-        self.victim: Shard | None = None
-        self.probe: Probe | None = None
-
-    def play(self) -> int:
-        """From the first command to the verdict."""
-        load, screen = self.load, self.screen
-        screen.start_clock()
-        with screen.live():
-            load.spawn(self._report)
-            if not load.ended.wait(self.plan.kill_at):
-                self._kill()
-            seconds, stuck = self._end()
-        outcome = Outcome(self.victim, seconds, self._servers_took(), self._client_took(), stuck)
-        screen.table(rows(load, outcome))
-        reasons = list(objections(load, outcome))
-        if load.failure is not None:
-            screen.tell("".join(traceback.format_exception(load.failure)))
-        screen.verdict(reasons)
-        return 1 if reasons else 0
-
-    def _kill(self) -> None:
-        """Kill a primary, and wait until its shard is back."""
-        load = self.load
-        self.victim = shard = load.choose_victim()
-        node = self.servers.node_at(shard.primary)
-        self.probe = Probe(self.servers.replicas_of(node), f"{{{shard.tag}}}:probe")
-        load.spawn(self.probe.run)
-        load.spawn(self._tell_recovery, shard, self.probe)
-        shard.kill(monotonic())
-        load.tally.is_one_out = True
-        self.servers.kill(node)
-        shard.bury()
-        self.screen.tell(f"killed primary {node.address} (shard {shard.number}) with SIGKILL", "bad")
-        if not shard.is_lost.wait(_NOTICE):
-            shard.is_lost.set()
-        gevent.wait([shard.is_back, load.ended], timeout=_PATIENCE, count=1)
-        load.tally.is_one_out = False
-
-    def _tell_recovery(self, shard: Shard, probe: Probe) -> None:
-        probe.accepted.wait()
-        self.screen.tell(f"the servers have promoted its replica {probe.accepted_by}", "good")
-        shard.is_back.wait()
-        took = f"{shard.back_at - shard.killed_at:.2f} s (the servers took {probe.accepted_at - shard.killed_at:.2f} s)"
-        self.screen.tell(f"shard {shard.number} answers again after {took}", "good")
-
-    def _end(self) -> tuple[float, int]:
-        """Let the load run to its end. Returns how long it has run, and how many of its greenlets are stuck."""
-        ends = self.began + self.plan.seconds
-        if self.victim is not None:
-            ends = max(ends, self.victim.back_at + _AFTERMATH)
-        self.load.ended.wait(max(0.0, ends - monotonic()))
-        seconds = monotonic() - self.began
-        return seconds, self.load.finish(CALL_TIMEOUT + _NOTICE)
-
-    def _report(self) -> None:
-        meter = Meter(self.load, self.began)
-        while not self.load.ended.wait(self.screen.period):
-            self.screen.show(meter.read())
-
-    def _servers_took(self) -> float | None:
-        if self.victim is None or self.probe is None or not self.probe.accepted.is_set():
-            return None
-        return self.probe.accepted_at - self.victim.killed_at
-
-    def _client_took(self) -> float | None:
-        if self.victim is None or not self.victim.is_back.is_set():
-            return None
-        return self.victim.back_at - self.victim.killed_at
-
-
-@contextmanager
-def _signals_to_this_greenlet() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end this greenlet, which cleans up, and not whatever happens to run when they come."""
-    here = gevent.getcurrent()
-    wanted = {signal.SIGINT: KeyboardInterrupt(), signal.SIGTERM: SystemExit(128 + signal.SIGTERM)}
-    before = {number: signal.getsignal(number) for number in wanted}
-    watchers = [gevent.signal_handler(number, gevent.kill, here, error) for number, error in wanted.items()]
+def _run(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     try:
-        yield
-    finally:
-        for watcher in watchers:
-            watcher.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        server = find_server(chosen.server)
+    except ConfigError as error:
+        parser.error(str(error))
+    except ServerMissing as error:
+        return _refuse(_missing(_DEFAULT_SERVER) if _DEFAULT_SERVER.startswith(chosen.server) else str(error))
+    if find_spec("rich") is None:
+        return _refuse(_missing("rich"))
+
+    from gvcluster.cli.director import Plan, run
+
+    plan = Plan.of(server.name, chosen.seconds, chosen.greenlets, chosen.seed)
+    try:
+        return run(plan, plain=chosen.plain)
+    except LocalClusterError as error:
+        return _refuse(str(error))
+
+
+def _missing(what: str) -> str:
+    return f"{what} is not installed here. Install it with: {_INSTALL}"
+
+
+def _refuse(reason: str) -> int:
+    print(f"gvcluster demo: {reason}", file=sys.stderr)
+    return 1
+
+
+def _between(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
+    """Read a number from least to most, for argparse."""
+
+    def number(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' if kind is int else ''}number") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not between {least:g} and {most:g}")
+        return value
+
+    return number

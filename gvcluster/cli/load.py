@@ -54,8 +54,8 @@ class Load:
     """Use it in a `with`, which ends whatever still runs.
 
     Attributes:
-        ended: Set when the load is to end; by itself when a greenlet has died.
-        failure: What it died of.
+        ended: Set when the load is to end; by itself when any greenlet of the hub, the client's too, dies of an error.
+        failure: The error. The hub has printed its traceback.
         opened: How many connections were opened to each address.
     """
 
@@ -66,6 +66,8 @@ class Load:
         self.opened: Counter[Address] = Counter()
         self.shards: tuple[Shard, ...] = ()
         self._tell = tell
+        self._hub = gevent.get_hub()
+        self._handle_error = self._hub.handle_error
         self._rng = random.Random(plan.seed)
         self._workers: list[gevent.Greenlet[..., Any]] = []
         self._beside: list[gevent.Greenlet[..., Any]] = []
@@ -87,6 +89,7 @@ class Load:
 
         Blocks: until the first slot map is known.
         """
+        self._hub.handle_error = self._note_error  # type: ignore[method-assign]
         try:
             self.cluster.connect()
             self._hire()
@@ -96,12 +99,15 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
-        gevent.killall([*self._workers, *self._beside])
-        self.cluster.close()
+        try:
+            gevent.killall([*self._workers, *self._beside])
+        finally:
+            self.cluster.close()
+            self._hub.handle_error = self._handle_error  # type: ignore[method-assign]
 
     def spawn(self, job: Callable[..., object], *arguments: object) -> None:
-        """Start a greenlet beside the workers. Like theirs, its death by an error ends the load."""
-        self._beside.append(gevent.spawn(self._guard, job, arguments))
+        """Start a greenlet beside the workers. It ends with the load."""
+        self._beside.append(gevent.spawn(job, *arguments))
 
     def choose_victim(self) -> Shard:
         """The shard whose primary is to be killed."""
@@ -129,14 +135,14 @@ class Load:
             rng = random.Random(f"{self.plan.seed}:{number}")
             tag = self._tag(tags, shard.primary)
             worker = Worker(number, shard, tag, self.cluster.execute, self.tally, rng)
-            self._workers.append(gevent.spawn(self._guard, worker.run, (self.ended.is_set, self.plan.rest)))
+            self._workers.append(gevent.spawn(worker.run, self.ended.is_set, self.plan.rest))
 
-    def _guard(self, job: Callable[..., object], arguments: tuple[object, ...]) -> None:
-        try:
-            job(*arguments)
-        except Exception as error:
-            self.failure = self.failure or error
+    def _note_error(self, context: Any, type: Any, value: Any, tb: Any) -> None:
+        """What the hub calls for each greenlet or callback that ends with an exception."""
+        if not issubclass(type, self._hub.NOT_ERROR):
+            self.failure = self.failure or value
             self.ended.set()
+        self._handle_error(context, type, value, tb)
 
     def _tag(self, tags: Iterator[str], primary: Address) -> str:
         """The next hash tag of a slot that this node owns."""

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import monotonic
+from types import MappingProxyType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,15 +22,14 @@ _WIDTH = 100
 _BARS = " ▁▂▃▄▅▆▇█"
 # How many looks the little diagrams go back: 7.5 s.
 _HISTORY = 30
-_STYLES = {"": "", "good": "green", "bad": "bold red"}
+_STYLES = MappingProxyType({"": "", "good": "green", "bad": "bold red"})
 
 
 def open_screen(seconds: float, *, plain: bool) -> Screen:
     """The screen for this terminal, or for whatever standard output is. NO_COLOR is rich's business."""
+    console = Console(highlight=False)
     if plain:
-        console = Console(force_terminal=False, color_system=None, highlight=False)
-    else:
-        console = Console(highlight=False)
+        console = Console(highlight=False, force_terminal=False, color_system=None)
     if not console.is_terminal:
         console.width = _WIDTH
     return Picture(console, seconds) if console.is_terminal and not console.is_dumb_terminal else Screen(console)

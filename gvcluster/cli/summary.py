@@ -42,7 +42,7 @@ def objections(load: Load, outcome: Outcome) -> Iterator[str]:
     if tally.bad:
         yield f"{tally.bad:,} errors that are not those of ambiguous writes, such as: {tally.bad_errors[0]}"
     if load.failure is not None:
-        yield f"a greenlet died of {type(load.failure).__name__}: {load.failure}"
+        yield f"a greenlet died of {type(load.failure).__name__}: {load.failure}; the traceback is on standard error"
     elif outcome.victim is None:
         yield "no primary was killed"
     elif outcome.servers_took is None:
@@ -75,14 +75,16 @@ def _speed(load: Load, outcome: Outcome) -> Iterator[Row]:
     yield Row("commands/s", f"{tally.commands / outcome.seconds:,.0f}", "/s", "on average, the outage included")
     yield Row("latency p50", _milliseconds(took.percentile(50)), "ms")
     yield Row("latency p99", _milliseconds(took.percentile(99)), "ms")
-    yield Row("latency max", _milliseconds(took.percentile(100)), "ms", "a call that waited for the failover")
+    waited = "a call that waited for the failover" if outcome.client_took is not None else ""
+    yield Row("latency max", _milliseconds(took.percentile(100)), "ms", waited)
     if meanwhile.count:
         yield Row("other shards p99", _milliseconds(meanwhile.percentile(99)), "ms", "latency while one was down")
         yield Row("other shards max", _milliseconds(meanwhile.percentile(100)), "ms", "latency while one was down")
 
 
 def _service(whose: str, seconds: float | None, remark: str) -> Row:
-    return Row(f"without service, {whose}", "never back" if seconds is None else f"{seconds:.2f}", "s", remark)
+    value, unit = ("for ever", "") if seconds is None else (f"{seconds:.2f}", "s")
+    return Row(f"without service, {whose}", value, unit, remark)
 
 
 def _connections(load: Load) -> Iterator[Row]:

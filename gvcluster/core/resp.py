@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, cast
@@ -14,8 +15,6 @@ from gvcluster.errors import AuthFailed, Busy, ConfigError, NoScript, ReadOnly, 
 # float's or an int subclass's repr as it is ("np.float64(1.5)", "Colour.RED"), nan without a word, and crashes the
 # interpreter on an int that Python refuses to print.
 _PLAIN = frozenset((str, bytes))
-# More decimal digits than any server reads in a number, and fewer than Python refuses to print (4,300).
-_LARGEST_INT = 10**4000
 
 # Never False: that is RESP3's `#f`, and one EVAL returning it would shift every later reply.
 INCOMPLETE: Any = type("Incomplete", (), {"__repr__": lambda self: "INCOMPLETE", "__slots__": ()})()
@@ -46,22 +45,20 @@ def encode(args: tuple[Any, ...]) -> bytes:
         raise _bad_argument(_first_unencodable(args), "a str with lone surrogates; pass bytes instead") from None
 
 
-def _spelled_out(args: tuple[Any, ...]) -> tuple[str | bytes | int, ...]:
+def _spelled_out(args: tuple[Any, ...]) -> tuple[str | bytes, ...]:
     if not args:
         raise ConfigError("an empty command: pass at least the command's name")
     return tuple(_spelled(position, value) for position, value in enumerate(args))
 
 
-def _spelled(position: int, value: object) -> str | bytes | int:
-    """One argument as str, bytes or int."""
+def _spelled(position: int, value: object) -> str | bytes:
+    """One argument as str or bytes."""
     if isinstance(value, str | bytes):
         return value
     if isinstance(value, bool):
         raise _bad_argument(position, "a bool; pass 0 or 1, or a str")
     if isinstance(value, int):
-        if not -_LARGEST_INT < value < _LARGEST_INT:
-            raise _bad_argument(position, "an int of more than 4,000 digits; pass it as bytes")
-        return int(value)
+        return _decimal(position, value)
     if isinstance(value, float):
         if value != value:
             raise _bad_argument(position, "nan, which no command accepts")
@@ -69,6 +66,13 @@ def _spelled(position: int, value: object) -> str | bytes | int:
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     raise _bad_argument(position, f"of type {type(value).__name__}; pass str, bytes, int or float")
+
+
+def _decimal(position: int, value: int) -> str:
+    try:
+        return int.__repr__(value)
+    except ValueError:
+        raise _bad_argument(position, "an int with more digits than Python prints; pass it as bytes") from None
 
 
 def _first_unencodable(args: Sequence[Any]) -> int:
@@ -88,10 +92,61 @@ def reply_error(text: str) -> ReplyError:
 
 
 class ReplyReader(hiredis.Reader):
-    """Bytes in, replies out. `gets` returns INCOMPLETE when more bytes are needed; error replies are ReplyErrors."""
+    """Bytes in, replies out. `gets` returns INCOMPLETE when more bytes are needed; error replies are ReplyErrors.
+
+    hiredis takes a RESP3 attribute, which precedes a reply, for a reply of its own: every later reply would be shifted.
+    No command of the servers sends attributes, but a module's may. They are dropped here: bytes that could be one
+    are fed apart, and if the parser has nothing left when it comes to the `|`, it is one.
+    """
 
     def __init__(self) -> None:
         super().__init__(notEnoughData=INCOMPLETE, replyError=reply_error)
+        self._feed: Any = super().feed
+        self._early: deque[Any] = deque()  # replies that had to be parsed to see whether an attribute follows
+        self._attribute: hiredis.Reader | None = None  # what reads an attribute whose end has not come yet
+
+    def feed(self, data: bytes | bytearray, offset: int = 0, count: int | None = None) -> None:  # type: ignore[override]
+        """Take `count` bytes of `data`, or all of them."""
+        end = len(data) if count is None else offset + count
+        if self._attribute is None and data.find(b"|", offset, end) < 0:
+            self._feed(data, offset, end - offset)
+        else:
+            self._feed_carefully(bytes(data[offset:end]))
+
+    def _feed_carefully(self, data: bytes) -> None:
+        while data:
+            if self._attribute is not None:
+                data = self._skip_attribute(data)
+                continue
+            at = 0 if data[:1] == b"|" else data.find(b"\n|") + 1
+            if not at and data[:1] != b"|":
+                self._feed(data)
+                return
+            self._feed(data[:at])
+            self._early.extend(iter(super().gets, INCOMPLETE))
+            self.gets = self._gets_early  # type: ignore[method-assign]  # until they are handed out
+            if self.has_data():  # inside a string: no attribute
+                self._feed(b"|")
+                data = data[at + 1 :]
+            else:
+                self._attribute = hiredis.Reader(notEnoughData=INCOMPLETE)
+                data = data[at:]
+
+    def _skip_attribute(self, data: bytes) -> bytes:
+        """What follows the attribute. Byte by byte: the parser does not tell how far it has come."""
+        assert self._attribute is not None
+        for at in range(len(data)):
+            self._attribute.feed(data[at : at + 1])
+            if self._attribute.gets() is not INCOMPLETE:
+                self._attribute = None
+                return data[at + 1 :]
+        return b""
+
+    def _gets_early(self, *decode: bool) -> Any:
+        if self._early:
+            return self._early.popleft()
+        del self.gets
+        return self.gets(*decode)
 
 
 # What the parser raises for bytes that are not RESP, or that Python cannot hold (an unhashable key of a RESP3 map);

@@ -95,7 +95,7 @@ def decide(outcome: Outcome, call: Call, progress: Progress, now: float, jitter:
     if isinstance(outcome, Doubtful):
         return Confirm(outcome.claim) if now < call.deadline else Fail(outcome.error)
     if not _may_repeat(outcome, call):
-        return Fail(_told(outcome, progress))
+        return Fail(_told(outcome.error, progress))
     if now >= call.deadline or (isinstance(outcome, Moved | Ask) and progress.redirects >= call.max_redirects):
         return Fail(_exhausted(call, progress, now))
     return _next(outcome, progress, jitter, call.deadline - now)
@@ -128,9 +128,8 @@ def _may_repeat(outcome: Outcome, call: Call) -> bool:
     return isinstance(outcome, NotNow | Refused) and call.policy != "never"
 
 
-def _told(outcome: Outcome, progress: Progress) -> GvClusterError:
-    """The error for the caller; it must not claim less than an earlier attempt has cost."""
-    error = outcome.error
+def _told(error: GvClusterError, progress: Progress) -> GvClusterError:
+    """The error for the caller; it must not claim less than an earlier attempt may have done."""
     if progress.maybe_executed:
         error.maybe_executed = True
     return error
@@ -140,7 +139,7 @@ def _exhausted(call: Call, progress: Progress, now: float) -> GvClusterError:
     """The plain cause of a single attempt, else all that the attempts met."""
     last = progress.errors[-1]
     if len(progress.errors) == 1 or isinstance(last, SlotNotCovered):
-        return last
+        return _told(last, progress)
     error = RetriesExhausted(
         f"{call.name} gave up after {len(progress.errors)} attempts in {now - call.began:.3f} s "
         f"({progress.redirects} redirects, {progress.retries} retries); the last met: {last}",

@@ -102,7 +102,7 @@ def _promotions(known: Topology, topology: Topology) -> dict[Address, Address]:
 
 
 def _merged(known: Topology, told: Topology) -> Topology:
-    """The told map; but where both tell epochs and the known one is higher, its owner stays, if it is still a member."""
+    """The told map; where both tell epochs and the known one is higher, its owner stays, if it is still a member."""
     if known.epochs is None or told.epochs is None:
         return told
     members = {node.address for node in told.primaries}

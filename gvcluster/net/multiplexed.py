@@ -213,7 +213,7 @@ class MultiplexedConnection:
                 self._lose(ConnectionError("the node ended the connection"))
                 return
             self._heard = monotonic()
-            self._reader.feed(self._buffer, 0, count)  # type: ignore[arg-type]  # its stub lacks bytearray
+            self._reader.feed(self._buffer, 0, count)
             self._deliver()
         except BlockingIOError:
             return
