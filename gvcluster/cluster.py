@@ -207,8 +207,7 @@ class Cluster:
 
         Blocks: until the map is in. A kill or Timeout does not abort the fetch.
         """
-        if self._state.topology is None:
-            self.refresh(timeout)
+        self._executor_here().runtime.refresher.wait_first(self._deadline(timeout))
 
     def start(self) -> None:
         """Begin to connect and return at once; the event `Ready` follows."""

@@ -48,12 +48,14 @@ def run(plan: Plan, *, plain: bool) -> int:
     screen = open_screen(plan.seconds, plain=plain)
     screen.title(
         f"gvcluster {__version__} demo",
-        f"{plan.server}, 3 primaries and 3 replicas, {plan.greenlets:,} greenlets, seed {plan.seed}",
+        f"{plan.server}, 3 + 3 nodes, {plan.greenlets:,} greenlets, seed {plan.seed}",
     )
     with _signals_to_this_greenlet():
         began = monotonic()
         with LocalCluster(plan.server, node_timeout=NODE_TIMEOUT) as servers:
-            screen.tell(f"started 6 servers in {monotonic() - began:.1f} s; node timeout {NODE_TIMEOUT:g} s")
+            screen.tell(
+                f"started 3 primaries and 3 replicas in {monotonic() - began:.1f} s; node timeout {NODE_TIMEOUT:g} s"
+            )
             with Load(plan, servers.seeds, screen.tell) as load:
                 _introduce(plan, screen)
                 return _Demo(plan, screen, servers, load).play()
@@ -62,8 +64,8 @@ def run(plan: Plan, *, plain: bool) -> int:
 def _introduce(plan: Plan, screen: Screen) -> None:
     screen.tell(f"{plan.greenlets:,} greenlets read and write, each its own keys, and check every reply")
     screen.tell(
-        f"paced: each rests {plan.rest * 1000:.0f} ms on average between two steps; "
-        f"client and servers share {len(os.sched_getaffinity(0))} cores"
+        f"paced: about {plan.rest * 1000:.0f} ms of rest between two steps; "
+        f"client and servers share {os.cpu_count()} cores"
     )
 
 

@@ -87,7 +87,7 @@ class Load:
     def __enter__(self) -> Self:
         """Connect, and set the workers to work.
 
-        Blocks: until the first slot map is known.
+        Blocks: until all are prepared.
         """
         self._hub.handle_error = self._note_error  # type: ignore[method-assign]
         try:
@@ -126,16 +126,18 @@ class Load:
         return sum(not worker.ready() for worker in self._workers)
 
     def _hire(self) -> None:
-        """Share the workers out to the shards, and start them."""
+        """Share the workers out to the shards, and start them when all are prepared."""
         tags = (f"{self._rng.getrandbits(32):08x}.{number}" for number in count())
         primaries = [node.address for node in self.cluster.primaries()]
         self.shards = tuple(Shard(i, self._tag(tags, at), at) for i, at in enumerate(primaries, start=1))
+        workers = []
         for number in range(self.plan.greenlets):
             shard = self.shards[number % len(self.shards)]
             rng = random.Random(f"{self.plan.seed}:{number}")
-            tag = self._tag(tags, shard.primary)
-            worker = Worker(number, shard, tag, self.cluster.execute, self.tally, rng)
-            self._workers.append(gevent.spawn(worker.run, self.ended.is_set, self.plan.rest))
+            workers.append(Worker(number, shard, self._tag(tags, shard.primary), self.cluster, self.tally, rng))
+        self._workers = [gevent.spawn(worker.prepare) for worker in workers]
+        gevent.joinall(self._workers, raise_error=True)
+        self._workers = [gevent.spawn(worker.run, self.ended.is_set, self.plan.rest) for worker in workers]
 
     def _note_error(self, context: Any, type: Any, value: Any, tb: Any) -> None:
         """What the hub calls for each greenlet or callback that ends with an exception."""

@@ -20,8 +20,8 @@ from gvcluster.cli.summary import Row
 # Columns where there is no terminal to ask.
 _WIDTH = 100
 _BARS = " ▁▂▃▄▅▆▇█"
-# How many looks the little diagrams go back: 7.5 s.
-_HISTORY = 30
+# All fits into 80 columns. The little diagrams go back 5.5 s.
+_HISTORY, _BAR = 22, 20
 _STYLES = MappingProxyType({"": "", "good": "green", "bad": "bold red"})
 
 
@@ -137,11 +137,11 @@ class Picture(Screen):
         line = Table.grid(padding=(0, 2))
         line.add_row(
             ProgressBar(
-                self._seconds, min(status.elapsed, self._seconds), 30, complete_style="cyan", finished_style="cyan"
+                self._seconds, min(status.elapsed, self._seconds), _BAR, complete_style="cyan", finished_style="cyan"
             ),
             f"{status.elapsed:.0f} of {self._seconds:g} s",
             f"{status.rate:,.0f} commands/s",
-            Text(f"{status.errors:,} errors", "yellow" if status.errors else ""),
-            Text(f"{status.wrong:,} wrong replies", "bold red" if status.wrong else "green"),
+            Text(f"errors {status.errors:,}", "yellow" if status.errors else ""),
+            Text(f"wrong replies {status.wrong:,}", "bold red" if status.wrong else "green"),
         )
         return line

@@ -38,7 +38,7 @@ def objections(load: Load, outcome: Outcome) -> Iterator[str]:
     """Why the demo has failed, one line each."""
     tally = load.tally
     if tally.wrong:
-        yield f"{tally.wrong:,} wrong replies, such as: {tally.wrong_replies[0][:400]}"
+        yield f"{tally.wrong:,} wrong replies, such as: {tally.wrong_replies[0]}"
     if tally.bad:
         yield f"{tally.bad:,} errors that are not those of ambiguous writes, such as: {tally.bad_errors[0]}"
     if load.failure is not None:
@@ -56,15 +56,15 @@ def objections(load: Load, outcome: Outcome) -> Iterator[str]:
 def rows(load: Load, outcome: Outcome) -> Iterator[Row]:
     """The table."""
     yield from _speed(load, outcome)
-    yield _service("servers", outcome.servers_took, "a raw probe: kill to first accepted write")
+    yield _service("servers", outcome.servers_took, "raw probe: kill to accepted write")
     yield _service("gvcluster", outcome.client_took, "our calls: kill to first reply")
     statistics = load.cluster.statistics()
     yield Row("redirects followed", f"{statistics.redirects:,}")
-    yield Row("retries", f"{statistics.retries:,}", "", "of what was proved not executed, or only read")
+    yield Row("retries", f"{statistics.retries:,}", "", "of reads, and of what had not run")
     yield Row("refreshes", f"{statistics.refreshes:,}", "", "of the slot map")
     yield from _connections(load)
     yield from _errors(load)
-    yield Row("writes lost by the servers", f"{load.tally.lost:,}", "", "acknowledged, not replicated, then the kill")
+    yield Row("writes lost by the servers", f"{load.tally.lost:,}", "", "acknowledged, but not replicated")
     yield Row("wrong replies", f"{load.tally.wrong:,}")
 
 
@@ -89,25 +89,26 @@ def _service(whose: str, seconds: float | None, remark: str) -> Row:
 
 def _connections(load: Load) -> Iterator[Row]:
     now = {node.address: node.connections for node in load.cluster.statistics().nodes}
-    for part, address in sorted((_part(load, address), address) for address in {*load.opened, *now}):
+    for address in sorted({*load.opened, *now}, key=lambda address: _part(load, address)):
         opened = f"{load.opened[address]:,} / {now.get(address, 0):,}"
-        yield Row(f"connections {address}", opened, "", f"opened / open now: {part}")
+        yield Row(f"connections {address}", opened, "", f"opened / now; {_part(load, address)[1]}")
 
 
-def _part(load: Load, address: Address) -> str:
+def _part(load: Load, address: Address) -> tuple[int, str]:
+    """The number of a node's shard, or a higher one, and its part in the story."""
     for shard in load.shards:
         if address == shard.killed:
-            return f"shard {shard.number}, killed"
+            return shard.number, f"shard {shard.number}, killed"
         if address == shard.primary:
-            return f"shard {shard.number}" + (", promoted" if shard.killed else "")
-    return "was asked for the slot map"
+            return shard.number, f"shard {shard.number}" + (", promoted" if shard.killed else "")
+    return len(load.shards) + 1, "gave slot maps"
 
 
 def _errors(load: Load) -> Iterator[Row]:
     if not load.tally.errors:
         yield Row("errors", "0")
     for name, kind in sorted(load.tally.errors.items()):
-        yield Row(f"errors {name}", f"{kind.count:,}", "", f"{kind.ambiguous:,} ambiguous: writes that may have run")
+        yield Row(f"errors {name}", f"{kind.count:,}", "", f"{kind.ambiguous:,} ambiguous: may have run")
 
 
 def _milliseconds(seconds: float) -> str:

@@ -98,11 +98,11 @@ class Tally:
         if len(self.bad_errors) < _KEPT:
             self.bad_errors.append(f"{command}: {name}: {error}")
 
-    def judge(self, command: tuple[object, ...], reply: object, lost: int | None) -> None:
-        """Note the verdict on a reply: how many lost writes it shows; None if it is wrong."""
+    def judge(self, command: tuple[object, ...], reply: object, lost: int | None, known: object) -> None:
+        """Note the verdict on a reply: how many lost writes it shows; None if it is wrong, by what was known."""
         if lost is not None:
             self.lost += lost
             return
         self.wrong += 1
         if len(self.wrong_replies) < _KEPT:
-            self.wrong_replies.append(f"{' '.join(map(str, command))} was answered {reply!r}")
+            self.wrong_replies.append(f"{' '.join(map(str, command))} was answered {reply!r}; known is {known!r}")

@@ -1,7 +1,8 @@
 """What a key may hold: the demo's memory of its own writes, against which it checks each reply. Pure.
 
 A token carries the run, the worker, the key and the number of the write, again and again up to a length of its own, so
-that each part of it and even its length betray a reply that belongs to somebody else.
+that each part of it and even its length betray a reply that belongs to somebody else. To a parser that has lost its
+place, a part that begins with `|` is an attribute of RESP3.
 
 After a failover a key may hold an *earlier* value: the servers replicate asynchronously, and what the killed primary
 had acknowledged but not passed on is lost. That is no wrong reply; it is counted as what it is. An epoch is a shard's
@@ -75,10 +76,6 @@ class Register:
     def fits(self, test: Callable[[bytes], bool], epoch: int) -> bool:
         """Whether a value that the key may hold passes the test, for replies that show only a part of it."""
         return any(test(self.token(write) or b"") for write in self._legal(epoch))
-
-    def may_be_created(self, epoch: int) -> set[bool]:
-        """Whether the next write may, or may not, find the key missing."""
-        return {write == 0 for write in self._legal(epoch)}
 
     def _legal(self, epoch: int) -> Iterator[int]:
         yield self.known

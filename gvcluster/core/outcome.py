@@ -93,7 +93,7 @@ def classify(error: Exception, slot: int | None, answered_by: Address, *, script
 
     Args:
         error: What the connection returned instead of a value.
-        slot: The command's slot; a redirect must name it. None for commands without a key.
+        slot: The command's slot; a redirect must name it. None for commands without a key, which nobody redirects.
         answered_by: The node that was asked; an empty host in a redirect means its host.
         script: The command runs code of others (EVAL, FCALL …), which can forge the text of any error.
     """
@@ -122,7 +122,7 @@ def _redirect(error: ReplyError, slot: int | None, answered_by: Address) -> Outc
     """A redirect, if every part of it makes sense; else a plain error: no byte goes anywhere because of it."""
     found = _REDIRECT.fullmatch(error.message)
     named = int(found[2]) if found else SLOTS
-    if found is None or named >= SLOTS or slot not in (None, named):
+    if found is None or named >= SLOTS or slot != named:
         return Failed(error)
     try:
         address = parse_redirect_target(found[3], answered_by)

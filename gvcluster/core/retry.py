@@ -97,7 +97,7 @@ def decide(outcome: Outcome, call: Call, progress: Progress, now: float, jitter:
     if not _may_repeat(outcome, call):
         return Fail(_told(outcome.error, progress))
     if now >= call.deadline or (isinstance(outcome, Moved | Ask) and progress.redirects >= call.max_redirects):
-        return Fail(_exhausted(call, progress, now))
+        return Fail(exhausted(call, progress, now))
     return _next(outcome, progress, jitter, call.deadline - now)
 
 
@@ -135,8 +135,8 @@ def _told(error: GvClusterError, progress: Progress) -> GvClusterError:
     return error
 
 
-def _exhausted(call: Call, progress: Progress, now: float) -> GvClusterError:
-    """The plain cause of a single attempt, else all that the attempts met."""
+def exhausted(call: Call, progress: Progress, now: float) -> GvClusterError:
+    """What the caller is told at the deadline: the plain cause of a single attempt, else all that the attempts met."""
     last = progress.errors[-1]
     if len(progress.errors) == 1 or isinstance(last, SlotNotCovered):
         return _told(last, progress)

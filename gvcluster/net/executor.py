@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -10,9 +10,9 @@ import gevent
 
 from gvcluster.core.address import Address
 from gvcluster.core.commands import Command, CommandTable, Route, block_timeout, route
-from gvcluster.core.outcome import Moved, Outcome, Unserved, classify
+from gvcluster.core.outcome import Lost, Moved, Outcome, Refused, Unserved, classify
 from gvcluster.core.resp import encode
-from gvcluster.core.retry import Call, Confirm, Decision, Fail, Follow, Progress, Refetch, decide
+from gvcluster.core.retry import Call, Confirm, Decision, Fail, Follow, Progress, Refetch, decide, exhausted
 from gvcluster.core.slots import hash_slot
 from gvcluster.errors import (
     BlockedInHub,
@@ -35,7 +35,8 @@ class Request:
     """One call, looked at. Times are in seconds.
 
     data: the packed command. exclusive: it needs a connection of its own.
-    command_timeout: one attempt's wait for its reply. block_seconds: how much longer the server may wait by itself.
+    command_timeout: one attempt's wait for its reply. block_seconds: how much longer the server may wait by itself,
+    which the deadline does not count.
     """
 
     data: bytes
@@ -43,6 +44,10 @@ class Request:
     exclusive: bool
     command_timeout: float
     block_seconds: float
+
+    def excused(self, seconds: float) -> Request:
+        """The same with a deadline that many seconds later."""
+        return replace(self, call=replace(self.call, deadline=self.call.deadline + seconds))
 
 
 class Executor:
@@ -60,9 +65,9 @@ class Executor:
 
     def keep_time(self) -> None:
         """Take over a changed command timeout."""
-        self._patience = min(self._state.command_timeout, self._state.options.timeout)
+        self._patience = self._state.patience
         for pool in self._nodes.pools.values():
-            pool.keep_time(self._state.command_timeout)
+            pool.keep_time()
 
     def execute(self, args: tuple[Any, ...]) -> Any:
         """One command with the options of the cluster. This is the hot path: everything rare takes the long way."""
@@ -143,7 +148,7 @@ class Executor:
             script=way.command.script,
             policy=options.get("retry") or configured.retry,
             began=began,
-            deadline=began + (options.get("timeout") or configured.timeout) + block_seconds,
+            deadline=began + (options.get("timeout") or configured.timeout),
             max_redirects=configured.max_redirects,
         )
         # A longer wait than the lane's would be cut short by its watch over the node's silence.
@@ -172,10 +177,13 @@ class Executor:
             while True:
                 if met is not None:
                     target = self._react(met, request.call, progress, asked)
+                sent = monotonic()
                 reply, asked = self._attempt(request, target)
                 if not isinstance(reply, Outcome):
                     return reply
                 met = reply
+                if request.block_seconds and not isinstance(met, Refused):
+                    request = request.excused(monotonic() - sent)
         finally:
             self.active -= 1
 
@@ -184,11 +192,17 @@ class Executor:
         progress.errors.append(met.error)
         if self._state.closing:
             raise met.error
+        if isinstance(met, Lost | Refused):
+            self._refresher.schedule()
         decision = decide(met, call, progress, monotonic(), self._state.options.rng.random())
         if isinstance(decision, Confirm):
             met = decision.claim
             decision = self._confirm(decision, call, progress, asked)
-        return self._obey(decision, met, call, progress, asked)
+        target = self._obey(decision, met, call, progress, asked)
+        now = monotonic()
+        if now >= call.deadline:
+            raise exhausted(call, progress, now)
+        return target
 
     def _attempt(self, request: Request, target: Follow | None) -> tuple[Any, Address | None]:
         """Send once, and say who was asked. Returns an Outcome instead of an error."""
@@ -201,7 +215,7 @@ class Executor:
     def _pool_for(self, call: Call) -> NodePool | Unserved:
         """The pool of the slot's owner; of any primary for a command without a slot."""
         if self._state.topology is None:
-            self._refresher.fetch(call.deadline)
+            self._refresher.wait_first(call.deadline)
         if call.slot is None:
             assert self._state.topology is not None
             return self._nodes.pool_at(self._state.options.rng.choice(self._state.topology.primaries).address)
@@ -219,8 +233,8 @@ class Executor:
         except GvClusterError as error:
             return classify(error, call.slot, pool.address)
         try:
-            patience = request.command_timeout + request.block_seconds
-            reply = lane.call_within(request.data, min(monotonic() + patience, call.deadline), asking=asking)
+            patience = min(request.command_timeout, call.deadline - monotonic()) + request.block_seconds
+            reply = lane.call_within(request.data, monotonic() + patience, asking=asking)
         finally:
             if request.exclusive:
                 lane.close()
@@ -267,10 +281,14 @@ class Executor:
     def _confirm(self, decision: Confirm, call: Call, progress: Progress, asked: Address | None) -> Decision:
         """Believe a script's MOVED only if a fresh slot map says the same; anything else a script says is its own."""
         claim, error = decision.claim, progress.errors[-1]
-        if isinstance(claim, Moved) and asked is not None:
-            topology = self._refresher.fetch(call.deadline)
-            owner = topology.owner(claim.slot)
-            if owner is not None and owner.address == claim.address != asked:
-                error.maybe_executed = False
-                return decide(claim, call, progress, monotonic(), self._state.options.rng.random())
+        if isinstance(claim, Moved) and self._owner_in_fresh_map(call) == claim.address != asked:
+            error.maybe_executed = False
+            return decide(claim, call, progress, monotonic(), self._state.options.rng.random())
         return Fail(error)
+
+    def _owner_in_fresh_map(self, call: Call) -> Address | None:
+        try:
+            owner = self._refresher.fetch(call.deadline).owner(call.slot or 0)
+        except TopologyUnavailable:
+            return None
+        return None if owner is None else owner.address

@@ -46,7 +46,6 @@ class MultiplexedConnection:
         transport: PlainTransport,
         loop: HubLoop,
         peer: Connection,
-        silence: float | None,
         on_lost: Callable[[MultiplexedConnection, BaseException | None], object],
     ) -> None:
         self.peer, self.address = peer, peer.address
@@ -67,7 +66,7 @@ class MultiplexedConnection:
         self._heard = monotonic()  # when the last byte came, or went while nothing was owed
         self._reader, self._buffer = ReplyReader(), bytearray(CHUNK)
         self._again = loop.timer(0, ref=True)
-        self._watch = Watch(self, loop, silence)
+        self._watch = Watch(self, loop)
         self._readable.start(self._on_readable)
 
     def __repr__(self) -> str:
@@ -305,10 +304,10 @@ class MultiplexedConnection:
         """Whether not one byte of the waiter has gone to the kernel."""
         return waiter in self._queue
 
-    def keep_time(self, silence: float) -> None:
-        """Change how long the node may be silent while it owes replies, in seconds."""
-        self._watch.silence = silence
-        if self.in_flight:
+    def keep_time(self, silence: float, patience: float) -> None:
+        """Set how long the node may be silent while it owes replies, and how long most calls wait; in seconds."""
+        self._watch.silence, self._watch.patience = silence, patience
+        if self._watch.is_running:
             self._watch.start(SHORTEST)
 
     # -- the end ------------------------------------------------------------------------------------------------------

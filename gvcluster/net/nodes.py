@@ -76,8 +76,8 @@ class Nodes:
             if peername is None or peername == address or topology.node_at(address) is not None:
                 continue
             if topology.node_at(peername) is not None and peername not in self.pools:
-                pool.address = peername
                 self.pools[peername] = self.pools.pop(address)
+                pool.rename(peername)
 
     def patch(self, slot: int, address: Address) -> None:
         """Serve one slot by what MOVED said."""

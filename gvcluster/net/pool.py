@@ -75,6 +75,12 @@ class NodePool:
     def _open(self) -> list[MultiplexedConnection]:
         return [*self._exclusive] + ([self.lane] if self.lane is not None else [])
 
+    def rename(self, address: Address) -> None:
+        """Be the pool of this address from now on: the node was met under another name."""
+        self.address = address
+        for connection in self._open():
+            connection.address = address
+
     # -- the lane -----------------------------------------------------------------------------------------------------
 
     def wait_lane(self, deadline: float) -> MultiplexedConnection:
@@ -109,6 +115,7 @@ class NodePool:
                 lane.close(ConnectionError("the node left the slot map while it was connected"))
             else:
                 self.lane = opening.lane = lane
+                self.keep_time()
             self._failures = 0
         except GvClusterError as error:
             opening.error = error
@@ -132,8 +139,7 @@ class NodePool:
         deadline = monotonic() + options.connect_timeout
         peer = Connection(self.address, purpose)
         sock = dial(peer, deadline, options.on_connect)
-        silence = self._state.command_timeout if purpose == "multiplexed" else None
-        connection = MultiplexedConnection(PlainTransport(sock, self._loop), self._loop, peer, silence, self._on_lost)
+        connection = MultiplexedConnection(PlainTransport(sock, self._loop), self._loop, peer, self._on_lost)
         try:
             shake_hands(lambda *args: connection.call_within(encode(args), deadline), options, self.address)
         except BaseException as error:
@@ -172,10 +178,10 @@ class NodePool:
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    def keep_time(self, silence: float) -> None:
-        """Change how long the node may be silent while it owes replies, in seconds."""
+    def keep_time(self) -> None:
+        """Take over a changed command timeout."""
         if self.lane is not None:
-            self.lane.keep_time(silence)
+            self.lane.keep_time(self._state.command_timeout, self._state.patience)
 
     def retire(self) -> None:
         """The node left the slot map: no new work; what is in flight ends, then the lane is closed."""

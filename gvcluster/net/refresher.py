@@ -52,6 +52,7 @@ class Refresher:
         self._greenlet: gevent.Greenlet[..., None] | None = None
         self._wanted = False
         self._first: Address | None = None
+        self._current: Round | None = None  # the one that is under way
         self._next = Round()  # the first one that begins from now on
         self._urgent = Event()
         self._news = Event()  # set, and replaced, when a map with other routes is accepted
@@ -83,6 +84,22 @@ class Refresher:
         """
         fetched = self._next
         self.schedule()
+        return self._result(fetched, deadline)
+
+    def wait_first(self, deadline: float) -> Topology:
+        """Wait for the first map; one that was asked for earlier will do.
+
+        Raises:
+            TopologyUnavailable: nobody gave one, or not before the deadline.
+        """
+        if self._state.topology is not None:
+            return self._state.topology
+        if self._current is None:
+            return self.fetch(deadline)
+        return self._result(self._current, deadline)
+
+    @staticmethod
+    def _result(fetched: Round, deadline: float) -> Topology:
         if not fetched.done.wait(remaining(deadline)):
             raise TopologyUnavailable("no slot map in time")
         if fetched.topology is None:
@@ -113,6 +130,7 @@ class Refresher:
 
     def _one_round(self) -> None:
         this, self._next = self._next, Round()
+        self._current = this
         begun = monotonic()
         self._pace.begin(begun)
         first, self._first = self._first, None
@@ -126,6 +144,7 @@ class Refresher:
         except TopologyUnavailable as error:
             this.error = error
         finally:
+            self._current = None
             this.done.set()
 
     def _ask_around(self, first: Address | None, begun: float) -> View:
@@ -141,13 +160,17 @@ class Refresher:
         raise TopologyUnavailable(_no_map(failures), failures=failures)
 
     def _whom_to_ask(self, first: Address | None) -> list[Address]:
-        """Known nodes in random order, those first that are connected and answer; the seeds after them."""
-        rng, pools = self._state.options.rng, self._nodes.pools
-        known = [node.address for node in self._state.topology.nodes] if self._state.topology is not None else []
-        seeds = list(self._state.seeds)
-        rng.shuffle(known)
-        rng.shuffle(seeds)
-        known.sort(key=lambda address: address not in pools or not pools[address].is_responsive())
+        """Known nodes in random order, those first that are connected and answer, then the seeds.
+
+        Last of the known nodes comes one whose map waits for a second opinion.
+        """
+        state, pools = self._state, self._nodes.pools
+        known = [node.address for node in state.topology.nodes] if state.topology is not None else []
+        seeds = list(state.seeds)
+        state.options.rng.shuffle(known)
+        state.options.rng.shuffle(seeds)
+        doubted = state.memory.smaller.told_by if state.memory.smaller is not None else None
+        known.sort(key=lambda address: (address == doubted, address not in pools or not pools[address].is_responsive()))
         return list(dict.fromkeys([*([first] if first is not None else []), *known, *seeds]))
 
     def _ask(self, address: Address) -> Topology:

@@ -47,8 +47,8 @@ class Runtime:
         version = 1 if known is None else known.route_version + 1
         self._publish(topology.with_version(version), view.begun)
         if known is None:
-            self._tell(Ready(version))
-        self._tell(SlotMapUpdated(version, topology.covered, len(topology.primaries), len(topology.replicas)))
+            state.tell(Ready(version))
+        state.tell(SlotMapUpdated(version, topology.covered, len(topology.primaries), len(topology.replicas)))
         return verdict
 
     def _publish(self, topology: Topology, begun: float) -> None:
@@ -63,13 +63,6 @@ class Runtime:
         """Serve by a new map in this hub, and wake those who wait for one."""
         self.nodes.adopt(topology, begun)
         self.refresher.tell_news()
-
-    def _tell(self, event: Ready | SlotMapUpdated) -> None:
-        """An observer that raises must not stop the refresher: the hub reports it as it reports a greenlet's end."""
-        try:
-            self.state.tell(event)
-        except Exception as error:
-            self.hub.handle_error(self, type(error), error, error.__traceback__)
 
     def close(self) -> None:
         """End every connection now. Never switches."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from gevent.hub import get_hub
+
 from gvcluster.core.address import Address
 from gvcluster.core.topology import Topology
 from gvcluster.core.views import Memory
-from gvcluster.events import Event
+from gvcluster.events import Closed, Event
 from gvcluster.options import Options
 
 
@@ -37,7 +39,19 @@ class ClusterState:
     retries: int = 0
     runtimes: list[Any] = field(default_factory=list)
 
+    @property
+    def patience(self) -> float:
+        """How long a call without options of its own waits for its first reply, in seconds."""
+        return min(self.command_timeout, self.options.timeout)
+
     def tell(self, event: Event) -> None:
-        """Call the user's `on_event`."""
-        if self.options.on_event is not None:
+        """Call the user's `on_event`, never after Closed.
+
+        An observer that raises stops nobody: the hub reports the error as it reports a greenlet's end.
+        """
+        if self.options.on_event is None or (self.closed and not isinstance(event, Closed)):
+            return
+        try:
             self.options.on_event(event)
+        except Exception as error:
+            get_hub().handle_error(self.options.on_event, type(error), error, error.__traceback__)

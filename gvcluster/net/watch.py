@@ -20,25 +20,26 @@ from gvcluster.net.waiter import Waiter
 if TYPE_CHECKING:
     from gvcluster.net.multiplexed import MultiplexedConnection
 
-# How close together the scans for overdue calls may be, and how far apart where no silence is watched; seconds.
+# How close together the scans for overdue calls may be, and how far apart where calls have no common deadline; seconds.
 SHORTEST, LONGEST = 0.010, 1.0
 
 
 class Watch:
     """The clocks of one connection."""
 
-    __slots__ = ("_connection", "_loop", "_timer", "is_running", "silence")
+    __slots__ = ("_connection", "_loop", "_timer", "is_running", "patience", "silence")
 
-    def __init__(self, connection: MultiplexedConnection, loop: HubLoop, silence: float | None) -> None:
-        self.silence = silence  # seconds; None: the node may be silent for ever
+    def __init__(self, connection: MultiplexedConnection, loop: HubLoop) -> None:
+        self.silence: float | None = None  # seconds; None: the node may be silent for ever
+        self.patience = LONGEST  # seconds from the call to the deadline that most calls have
         self.is_running = False
         self._connection, self._loop = connection, loop
         self._timer = loop.timer(0)
 
     def start(self, after: float | None = None) -> None:
-        """Look after so many seconds; by default when the node has been silent too long."""
+        """Look after so many seconds; by default when a call that begins now will be overdue."""
         self.stop()
-        self._timer = self._loop.timer(after or self.silence or LONGEST)
+        self._timer = self._loop.timer(after or self.patience)
         self._timer.start(self._on_timer, update=True)
         self.is_running = True
 
@@ -81,7 +82,7 @@ class Watch:
             self.start(SHORTEST)
             return
         is_silent = self.silence is not None and connection.owes_since(now) >= self.silence
-        next_deadline = now + (self.silence or LONGEST)
+        next_deadline = now + self.patience
         for waiter in connection.waiting():
             if waiter.deadline <= now:
                 self._overdue(waiter)
