@@ -13,7 +13,7 @@ from gvcluster.core.address import Address
 from gvcluster.core.commands import COMMANDS, route
 from gvcluster.core.slots import Key, hash_slot
 from gvcluster.core.topology import Node, Topology
-from gvcluster.errors import BlockedInHub, TopologyUnavailable
+from gvcluster.errors import TopologyUnavailable
 from gvcluster.events import Closed
 from gvcluster.net.executor import Executor
 from gvcluster.net.hubs import Hubs
@@ -211,9 +211,10 @@ class Cluster:
 
     def start(self) -> None:
         """Begin to connect and return at once; the event `Ready` follows."""
-        executor = self._executor_here()
+        refresher = self._executor_here().runtime.refresher
         if self._state.topology is None:
-            executor.runtime.refresher.schedule()
+            refresher.until_ready = True
+            refresher.schedule()
 
     @property
     def command_timeout(self) -> float:
@@ -248,9 +249,9 @@ class Cluster:
         if self._state.closing:
             return
         executor = self._executor_here()
-        if executor.is_hub_running():
-            raise BlockedInHub("disconnect() waits, and the hub must not: spawn a greenlet for it, or call close()")
+        executor.runtime.loop.refuse_to_wait_in_hub()
         self._state.closing = True
+        self._hubs.everywhere(Executor.refuse)
         try:
             executor.drain(self._deadline(timeout))
         finally:

@@ -55,10 +55,10 @@ def dial(connection: Connection, deadline: float, on_connect: OnConnect | None) 
     address = connection.address
     try:
         sock = _connect_any(address, deadline)
-    except (OSError, gevent.Timeout) as cause:
+    except OSError as cause:
         error = _failed(address, cause)
         if on_connect is not None:
-            on_connect(connection, error)
+            _tell_failure(on_connect, connection, error)
         raise error from cause
     try:
         _tune(sock)
@@ -75,8 +75,16 @@ def dial(connection: Connection, deadline: float, on_connect: OnConnect | None) 
 
 
 def _failed(address: Address, cause: BaseException) -> ConnectFailed:
-    what = "it took too long" if isinstance(cause, gevent.Timeout) else str(cause) or type(cause).__name__
+    what = "it took too long" if isinstance(cause, TimeoutError) else str(cause) or type(cause).__name__
     return ConnectFailed(f"no connection to {address}: {what}", address=address)
+
+
+def _tell_failure(on_connect: OnConnect, connection: Connection, error: ConnectFailed) -> None:
+    """A callback that raises must not hide why the attempt failed."""
+    try:
+        on_connect(connection, error)
+    except Exception as raised:
+        error.add_note(f"on_connect raised {type(raised).__name__} when it was told")
 
 
 def _connect_any(address: Address, deadline: float) -> raw_socket:
@@ -97,7 +105,7 @@ def _resolve(address: Address, deadline: float) -> list[tuple[int, Any]]:
     try:
         version = ipaddress.ip_address(address.host).version
     except ValueError:
-        with gevent.Timeout(remaining(deadline)):
+        with gevent.Timeout(remaining(deadline), TimeoutError):
             found = gevent.socket.getaddrinfo(address.host, address.port, 0, SOCK_STREAM)
         return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
     return [(gevent.socket.AF_INET if version == 4 else gevent.socket.AF_INET6, (address.host, address.port))]

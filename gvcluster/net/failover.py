@@ -33,7 +33,7 @@ class FailoverWatch:
     def __init__(self, state: ClusterState, nodes: Nodes, refresher: Refresher) -> None:
         self._state, self._nodes, self._refresher = state, nodes, refresher
         self._wanted_until: dict[str, float] = {}  # by shard
-        self._watched: set[Node] = set()  # replicas that a greenlet asks
+        self._watched: dict[Node, gevent.Greenlet[..., None]] = {}  # replicas, and who asks them
 
     def __repr__(self) -> str:
         return f"<FailoverWatch of {len(self._watched)} replicas>"
@@ -46,9 +46,13 @@ class FailoverWatch:
             self._wanted_until[owner.shard] = monotonic() + seconds + LINGER
             for replica in topology.replicas_of(owner):
                 if replica not in self._watched:
-                    self._watched.add(replica)
-                    gevent.spawn(self._watch, replica)
+                    self._watched[replica] = gevent.spawn(self._watch, replica)
         self._refresher.wait_for_news(seconds)
+
+    def close(self) -> None:
+        """Stop asking. Never switches."""
+        for greenlet in tuple(self._watched.values()):
+            greenlet.kill(block=False)
 
     def _watch(self, replica: Node) -> None:
         """Ask one replica again and again, until it is primary or nobody waits. One that is dead holds up no other."""
@@ -60,7 +64,7 @@ class FailoverWatch:
                 gevent.sleep(pause * (0.75 + self._state.options.rng.random() / 2))
                 pause = min(pause * GROWTH, LONGEST_PAUSE)
         finally:
-            self._watched.discard(replica)
+            self._watched.pop(replica, None)
 
     def _is_wanted(self, replica: Node) -> bool:
         """Somebody waits for the shard, and the slot map still calls the node a replica."""

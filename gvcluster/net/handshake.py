@@ -39,12 +39,9 @@ def shake_hands(ask: Ask, options: Options, address: Address) -> None:
 def _hello(ask: Ask, options: Options, address: Address) -> None:
     auth = ("AUTH", options.username or "default", options.password) if options.password is not None else ()
     reply = ask("HELLO", 3, *auth)
-    if isinstance(reply, ReplyError) and reply.code in ("ERR", "NOPROTO"):
-        # A server without HELLO, or without RESP3: RESP2 serves as well. But ERR is also "max number of clients".
-        if options.password is not None:
-            reply = ask(*_auth(options))
-        else:
-            reply = ask("PING") if _knows_no_hello(reply) else reply
+    if isinstance(reply, ReplyError) and _knows_no_hello(reply):
+        # A server without HELLO, or without RESP3: RESP2 serves as well.
+        reply = ask(*_auth(options)) if auth else ask("PING")
     _must(reply, "HELLO 3", address)
 
 

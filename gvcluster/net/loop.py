@@ -7,6 +7,9 @@ from time import monotonic
 from typing import Any
 
 from gevent.hub import Hub
+from greenlet import getcurrent
+
+from gvcluster.errors import BlockedInHub
 
 READ, WRITE = 1, 2
 
@@ -36,6 +39,11 @@ class HubLoop:
         # A callback that does nothing, in C: once it is no longer pending, another turn of the loop has begun.
         self._turn = self.soon(int)
         self._turn_ends = 0.0
+
+    def refuse_to_wait_in_hub(self) -> None:
+        """Raise BlockedInHub if the hub itself would have to wait: every greenlet would."""
+        if getcurrent() is self.hub:
+            raise BlockedInHub("this call would wait, and the hub must not: spawn a greenlet for it")
 
     def from_other_threads(self, callback: Callable[..., object], *args: Any) -> None:
         """Have the hub call it: the one way in from another thread's hub."""

@@ -24,7 +24,7 @@ from gevent.exceptions import InvalidSwitchError
 from greenlet import getcurrent
 
 from gvcluster.core.resp import INCOMPLETE, MALFORMED, Push, ReplyReader, encode
-from gvcluster.errors import BlockedInHub, ClosedError, ConnectionLost, GvClusterError, ProtocolError
+from gvcluster.errors import BlockedInHub, ConnectionLost, ProtocolError
 from gvcluster.net.dial import Connection
 from gvcluster.net.loop import HubLoop
 from gvcluster.net.transport import PlainTransport
@@ -346,12 +346,9 @@ class MultiplexedConnection:
     def _fail(self, waiter: Waiter, maybe_executed: bool) -> None:
         if waiter.wake is None:
             return
-        error: GvClusterError
-        if self._cause is None:
-            error = ClosedError("the cluster was closed", maybe_executed=maybe_executed)
-        else:
-            text = f"lost the connection to {self.address}: {self._cause or type(self._cause).__name__}"
-            error = ConnectionLost(text, address=self.address, maybe_executed=maybe_executed)
-            error.__cause__ = self._cause
+        why = "it was closed" if self._cause is None else str(self._cause) or type(self._cause).__name__
+        text = f"lost the connection to {self.address}: {why}"
+        error = ConnectionLost(text, address=self.address, maybe_executed=maybe_executed)
+        error.__cause__ = self._cause
         waiter.reply = error
         waiter.wake_later(self._soon)

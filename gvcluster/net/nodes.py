@@ -22,6 +22,7 @@ class Nodes:
         self.on_trouble: Callable[[], object] = list  # whoever keeps the slot map is told of lost connections
         self._state, self._loop = state, loop
         self._commands_of_departed = 0
+        self._leaving: list[NodePool] = []  # departed, with work in flight still
         # What MOVED said since the last map: slot → (address, when). A map that was asked for earlier cannot know it.
         self._patches: dict[int, tuple[Address, float]] = {}
 
@@ -59,10 +60,12 @@ class Nodes:
         return [address for address, _ in self._patches.values()]
 
     def _retire_all_but(self, staying: set[Address]) -> None:
+        self._leaving = [pool for pool in self._leaving if pool.connections]
         for address in self.pools.keys() - staying:
             departed = self.pools.pop(address)
             self._commands_of_departed += departed.commands
             departed.retire()
+            self._leaving.append(departed)
 
     @property
     def commands(self) -> int:
@@ -97,12 +100,8 @@ class Nodes:
         for pool in tuple(self.pools.values()):
             pool.wait_empty(deadline)
 
-    def refuse(self) -> None:
-        """Serve no slot any more: whoever routes a command finds nothing."""
-        self.table[:] = [None] * SLOTS
-
     def close(self, cause: BaseException | None = None) -> None:
         """End every connection now; no slot is served any more. Never switches."""
-        self.refuse()
-        for pool in list(self.pools.values()):
+        self.table[:] = [None] * SLOTS
+        for pool in [*self.pools.values(), *self._leaving]:
             pool.close(cause)

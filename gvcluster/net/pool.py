@@ -24,14 +24,23 @@ _LATE = 0.1
 
 
 class Opening:
-    """One attempt to open the lane. Several callers wait for it; none of them can abort it."""
+    """One attempt to open a connection, made by a greenlet of its own: several callers may wait for it."""
 
-    __slots__ = ("done", "error", "lane")
+    __slots__ = ("connection", "done", "error", "greenlet")
 
     def __init__(self) -> None:
         self.done = Event()
-        self.lane: MultiplexedConnection | None = None
+        self.greenlet: gevent.Greenlet[..., None] | None = None
+        self.connection: MultiplexedConnection | None = None
         self.error: GvClusterError | None = None
+
+    def abort(self) -> None:
+        """Have the attempt end, and close what it opened. Never switches."""
+        if self.greenlet is not None:
+            self.greenlet.kill(block=False)
+        if self.connection is not None:
+            self.connection.close()
+        self.done.set()
 
 
 class NodePool:
@@ -43,7 +52,8 @@ class NodePool:
         self.opened = 0
         self.commands_before = 0  # sent over connections that are closed by now
         self._state, self._loop, self._on_trouble = state, loop, on_trouble
-        self._opening: Opening | None = None
+        self._opening: Opening | None = None  # of the lane
+        self._openings: set[Opening] = set()  # of any connection
         self._exclusive: set[MultiplexedConnection] = set()
         self._failures = 0
         self._closed_to_attempts_until = 0.0
@@ -65,20 +75,20 @@ class NodePool:
     @property
     def in_flight(self) -> int:
         """How many calls are queued or owed a reply, on any connection."""
-        return sum(each.in_flight for each in self._open())
+        return sum(each.in_flight for each in self._all_open())
 
     @property
     def commands(self) -> int:
         """How many commands were sent to the node."""
-        return self.commands_before + sum(each.commands for each in self._open())
+        return self.commands_before + sum(each.commands for each in self._all_open())
 
-    def _open(self) -> list[MultiplexedConnection]:
+    def _all_open(self) -> list[MultiplexedConnection]:
         return [*self._exclusive] + ([self.lane] if self.lane is not None else [])
 
     def rename(self, address: Address) -> None:
         """Be the pool of this address from now on: the node was met under another name."""
         self.address = address
-        for connection in self._open():
+        for connection in self._all_open():
             connection.address = address
 
     # -- the lane -----------------------------------------------------------------------------------------------------
@@ -93,14 +103,19 @@ class NodePool:
             return self.lane
         opening = self._opening
         if opening is None:
-            self._refuse_if_hopeless()
-            opening = self._opening = Opening()
-            gevent.spawn(self._open_lane, opening)
+            opening = self._opening = self._begin_to_open("multiplexed")
         if not opening.done.wait(remaining(deadline)):
             raise ConnectFailed(f"no connection to {self.address} in time", address=self.address)
-        if opening.lane is None:
+        if opening.connection is None:
             raise _again(opening.error, self.address)
-        return opening.lane
+        return opening.connection
+
+    def _begin_to_open(self, purpose: str) -> Opening:
+        self._refuse_if_hopeless()
+        opening = Opening()
+        self._openings.add(opening)
+        opening.greenlet = gevent.spawn(self._open_connection, opening, purpose)
+        return opening
 
     def _refuse_if_hopeless(self) -> None:
         if self._retired or self._state.closed:
@@ -108,20 +123,26 @@ class NodePool:
         if monotonic() < self._closed_to_attempts_until:
             raise _again(self._last_failure, self.address)
 
-    def _open_lane(self, opening: Opening) -> None:
+    def _open_connection(self, opening: Opening, purpose: str) -> None:
         try:
-            lane = self._connect("multiplexed")
-            if self._retired or self._state.closed:
-                lane.close(ConnectionError("the node left the slot map while it was connected"))
-            else:
-                self.lane = opening.lane = lane
-                self.keep_time()
+            connection = self._connect(purpose)
             self._failures = 0
-        except GvClusterError as error:
-            opening.error = error
-            self._failed(error)
+            if self._retired or self._state.closed:
+                connection.close(ConnectionError("the node left the slot map while it was connected"))
+                return
+            opening.connection = connection
+            if opening is self._opening:
+                self.lane = connection
+                self.keep_time()
+            else:
+                self._exclusive.add(connection)
+        except Exception as error:
+            opening.error = error if isinstance(error, GvClusterError) else ConnectFailed(str(error))
+            self._failed(opening.error)
         finally:
-            self._opening = None
+            self._openings.discard(opening)
+            if opening is self._opening:
+                self._opening = None
             opening.done.set()
 
     def _failed(self, error: GvClusterError) -> None:
@@ -167,14 +188,16 @@ class NodePool:
         Raises:
             ConnectFailed, AuthFailed: no connection.
         """
-        self._refuse_if_hopeless()
-        with gevent.Timeout(remaining(deadline), _TooLate):
-            try:
-                connection = self._connect("exclusive")
-            except _TooLate:
-                raise ConnectFailed(f"no connection to {self.address} in time", address=self.address) from None
-        self._exclusive.add(connection)
-        return connection
+        opening = self._begin_to_open("exclusive")
+        try:
+            if not opening.done.wait(remaining(deadline)):
+                raise ConnectFailed(f"no connection to {self.address} in time", address=self.address)
+            if opening.connection is None:
+                raise _again(opening.error, self.address)
+        except BaseException:
+            opening.abort()
+            raise
+        return opening.connection
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -212,12 +235,10 @@ class NodePool:
     def close(self, cause: BaseException | None = None) -> None:
         """End every connection now. Never switches."""
         self._retired = True
-        for connection in self._open():
+        for opening in tuple(self._openings):
+            opening.abort()
+        for connection in self._all_open():
             connection.close(cause)
-
-
-class _TooLate(BaseException):
-    """The caller's deadline, told apart from a Timeout of the user."""
 
 
 def _again(error: GvClusterError | None, address: Address) -> GvClusterError:

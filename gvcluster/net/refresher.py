@@ -15,7 +15,7 @@ from gvcluster.core.retry import Pace
 from gvcluster.core.topology import Topology, UnusableMap, parse_nodes, parse_slots
 from gvcluster.core.views import Verdict, View
 from gvcluster.errors import GvClusterError, ReplyError, TopologyUnavailable
-from gvcluster.net.loop import TICK, remaining
+from gvcluster.net.loop import TICK, HubLoop, remaining
 from gvcluster.net.nodes import Nodes
 from gvcluster.net.state import ClusterState
 
@@ -46,9 +46,10 @@ class Round:
 class Refresher:
     """The slot map's keeper in one hub."""
 
-    def __init__(self, state: ClusterState, nodes: Nodes, accept: Accept) -> None:
+    def __init__(self, state: ClusterState, loop: HubLoop, nodes: Nodes, accept: Accept) -> None:
         self.refreshes = 0
-        self._state, self._nodes, self._accept = state, nodes, accept
+        self.until_ready = False
+        self._state, self._loop, self._nodes, self._accept = state, loop, nodes, accept
         self._greenlet: gevent.Greenlet[..., None] | None = None
         self._wanted = False
         self._first: Address | None = None
@@ -82,6 +83,7 @@ class Refresher:
         Raises:
             TopologyUnavailable: nobody gave one, or not before the deadline.
         """
+        self._loop.refuse_to_wait_in_hub()
         fetched = self._next
         self.schedule()
         return self._result(fetched, deadline)
@@ -96,6 +98,7 @@ class Refresher:
             return self._state.topology
         if self._current is None:
             return self.fetch(deadline)
+        self._loop.refuse_to_wait_in_hub()
         return self._result(self._current, deadline)
 
     @staticmethod
@@ -118,7 +121,7 @@ class Refresher:
 
     def _run(self) -> None:
         try:
-            while self._wanted and not self._state.closed:
+            while (self._wanted or self._persistent()) and not self._state.closed:
                 pause = self._pace.wait(monotonic(), self._state.options.rng.random())
                 if pause:
                     self._urgent.wait(max(TICK, pause))
@@ -127,6 +130,19 @@ class Refresher:
                 self._one_round()
         finally:
             self._greenlet = None
+
+    def _persistent(self) -> bool:
+        """Whether to go on after a failure: who has started the cluster waits for Ready, however long it takes."""
+        return self.until_ready and self._state.topology is None
+
+    def close(self) -> None:
+        """End the fetch that is under way, and wake all that wait. Never switches."""
+        if self._greenlet is not None:
+            self._greenlet.kill(block=False)
+        for unfinished in (self._current, self._next):
+            if unfinished is not None:
+                unfinished.done.set()
+        self.tell_news()
 
     def _one_round(self) -> None:
         this, self._next = self._next, Round()

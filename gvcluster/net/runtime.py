@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gevent.event import Event
 from gevent.hub import Hub
 
 from gvcluster.core.topology import Topology
@@ -22,9 +23,10 @@ class Runtime:
         self.loop = HubLoop(hub)
         self.state = state
         self.nodes = Nodes(state, self.loop)
-        self.refresher = Refresher(state, self.nodes, self._accept)
+        self.refresher = Refresher(state, self.loop, self.nodes, self._accept)
         self.failover = FailoverWatch(state, self.nodes, self.refresher)
         self.nodes.on_trouble = self.refresher.schedule
+        self.ended = Event()
         if state.topology is not None:
             self.nodes.adopt(state.topology, state.fetched)
 
@@ -65,5 +67,8 @@ class Runtime:
         self.refresher.tell_news()
 
     def close(self) -> None:
-        """End every connection now. Never switches."""
+        """End every connection and every wait now. Never switches."""
         self.nodes.close()
+        self.failover.close()
+        self.refresher.close()
+        self.ended.set()

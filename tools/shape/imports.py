@@ -21,7 +21,7 @@ ORDER = (
     *("core.members", "core.topology", "core.views", "core.routing", "core.outcome", "core.retry"),
     *("options", "reports"),
     *("net.loop", "net.state", "net.waiter", "net.dial", "net.transport", "net.handshake", "net.watch"),
-    *("net.multiplexed", "net.exclusive", "net.pool", "net.nodes", "net.refresher", "net.failover", "net.runtime", "net.executor"),
+    *("net.multiplexed", "net.exclusive", "net.pool", "net.nodes", "net.refresher", "net.failover", "net.runtime", "net.request", "net.executor"),
     "net.hubs",
     *("pipeline", "transaction", "pubsub", "scan", "scripts", "multikey", "caching"),
     "cluster",
