@@ -17,6 +17,8 @@ from gvcluster.errors import GvClusterError
 
 # The counters of two workers are further apart than either can count.
 _APART = 1_000_000_000
+# The shortest sleep that libuv knows, seconds.
+_TICK = 0.001
 
 
 class Client(Protocol):
@@ -49,7 +51,7 @@ class Worker:
     def run(self, is_over: Callable[[], bool], rest: float) -> None:
         """Work until it is over, and rest before each step, on average so many seconds."""
         while not is_over():
-            gevent.sleep(self._rng.random() * 2 * rest)
+            gevent.sleep(max(_TICK, self._rng.random() * 2 * rest))
             self.step()
 
     def prepare(self) -> None:

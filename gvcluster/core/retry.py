@@ -54,10 +54,10 @@ class Follow:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Route anew, after a while. `refresh`: have the slot map fetched; a new map ends the wait."""
+    """Route anew, after a while. `for_news`: a new slot map ends the wait."""
 
     after: float
-    refresh: bool
+    for_news: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,12 @@ def _next(outcome: Outcome, progress: Progress, jitter: float, left: float) -> D
         wait = 0.0 if progress.redirects < FREE_HOPS else backoff(progress.redirects - FREE_HOPS, jitter)
         return Follow(outcome.address, isinstance(outcome, Ask), min(wait, left))
     wait = backoff(progress.retries, jitter)
-    return Retry(min(wait, left), refresh=not isinstance(outcome, NotNow) or outcome.stale)
+    return Retry(min(wait, left), for_news=not isinstance(outcome, NotNow) or outcome.stale)
+
+
+def hints_at_stale_map(outcome: Outcome) -> bool:
+    """Whether a fresh slot map may help the next call, whatever becomes of this one."""
+    return outcome.stale if isinstance(outcome, NotNow) else isinstance(outcome, Lost | Refused | Unserved)
 
 
 def backoff(attempt: int, jitter: float) -> float:

@@ -9,9 +9,20 @@ import gevent
 
 from gvcluster.core.address import Address
 from gvcluster.core.commands import CommandTable
-from gvcluster.core.outcome import Lost, Moved, Outcome, Refused, Unserved, classify
+from gvcluster.core.outcome import Moved, Outcome, Refused, Unserved, classify
 from gvcluster.core.resp import encode
-from gvcluster.core.retry import Call, Confirm, Decision, Fail, Follow, Progress, Refetch, decide, exhausted
+from gvcluster.core.retry import (
+    Call,
+    Confirm,
+    Decision,
+    Fail,
+    Follow,
+    Progress,
+    Refetch,
+    decide,
+    exhausted,
+    hints_at_stale_map,
+)
 from gvcluster.core.slots import hash_slot
 from gvcluster.errors import (
     ClosedError,
@@ -127,7 +138,7 @@ class Executor:
         self._stop_if_closed(progress)
         if self._state.closing:
             raise met.error
-        if isinstance(met, Lost | Refused):
+        if hints_at_stale_map(met):
             self._refresher.schedule()
         decision = decide(met, call, progress, monotonic(), self._state.options.rng.random())
         if isinstance(decision, Confirm):
@@ -214,8 +225,7 @@ class Executor:
         assert not isinstance(decision, Confirm)
         progress.retries += 1
         self._state.retries += 1
-        if decision.refresh:
-            self._refresher.schedule()
+        if decision.for_news:
             self._failover.wait(call.slot, decision.after)
         else:
             self._pause(decision.after)

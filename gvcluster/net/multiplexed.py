@@ -49,7 +49,7 @@ class MultiplexedConnection:
         on_lost: Callable[[MultiplexedConnection, BaseException | None], object],
     ) -> None:
         self.peer, self.address = peer, peer.address
-        self.closed = False
+        self.closed = self._is_told = False
         self.commands = 0  # sent so far
         self.on_push: Callable[[Any], object] | None = None
         self.on_empty: Callable[[], object] | None = None
@@ -61,7 +61,7 @@ class MultiplexedConnection:
         self._line: deque[Waiter] = deque()
         self._rest = memoryview(b"")  # of the youngest in line: what the kernel has not taken yet
         self._due = self._soon(int)  # the flush of this turn of the loop: what counts is whether it is pending
-        self._flushing = False
+        self._flushing: object = None  # the greenlet whose flush it is
         self._cause: BaseException | None = None
         self._heard = monotonic()  # when the last byte came, or went while nothing was owed
         self._reader, self._buffer = ReplyReader(), bytearray(CHUNK)
@@ -102,20 +102,25 @@ class MultiplexedConnection:
 
     def _wait(self, waiter: Waiter) -> Any:
         try:
+            if self._flushing is not None and self._flushing is getcurrent():
+                raise BlockedInHub("this call came from a finalizer or signal handler that interrupted sending")
             self._queue.append(waiter)
-            if self._line or self._flushing:
+            if self._line or self._flushing is not None:
                 if not self._due.pending:
                     self._due = self._soon(self._flush)
             else:
                 self._flush()
             woken = self._park()
+            while woken is not waiter:
+                if not isinstance(woken, Waiter):
+                    raise InvalidSwitchError(f"{woken!r} was switched into a call that waits for its reply")
+                woken = self._park()  # that was for a call which this one interrupts; it will be woken again
         except BaseException:
             waiter.leave()
             raise
-        if woken is not waiter:
-            waiter.leave()
-            raise InvalidSwitchError(f"{woken!r} was switched into a call that waits for its reply")
         waiter.wake = None
+        if waiter.scheduled is not None:
+            waiter.leave()
         return waiter.reply
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -126,9 +131,9 @@ class MultiplexedConnection:
             if self.closed:
                 self._fail_all()
                 return
-            if self._flushing or self._rest:
+            if self._flushing is not None or self._rest:
                 return
-            self._flushing = True
+            self._flushing = getcurrent()
             if not self._line:
                 self._begin()
             queue, line, parts = self._queue, self._line, []
@@ -144,7 +149,7 @@ class MultiplexedConnection:
                 self._write(b"".join(parts), len(parts))
             else:
                 self._let_loop_end()
-            self._flushing = False
+            self._flushing = None
         except BaseException as error:
             self._poison(error)
             raise
@@ -242,8 +247,9 @@ class MultiplexedConnection:
                     try:
                         waiter.wake(waiter)
                     except BaseException as error:  # of a raw greenlet, which died of it; never the reader's
-                        waiter.wake_later(self._soon)  # unless it was woken: then this does nothing
                         self._hub.handle_error(self, type(error), error, error.__traceback__)
+                    if waiter.wake is not None:
+                        waiter.wake_later(self._soon)  # not acknowledged
                     if self.closed:
                         return
                 count += 1
@@ -325,15 +331,21 @@ class MultiplexedConnection:
         return ProtocolError(f"{self.address} sent {what}", address=self.address, maybe_executed=True)
 
     def _lose(self, cause: BaseException | None) -> None:
-        if self.closed:
-            return
-        self.closed, self._cause = True, cause
+        if not self.closed:
+            self._cause = cause
+            self._soon(self._clear_away)  # once more, for an exception may strike while it is done here
+            self._clear_away()
+
+    def _clear_away(self) -> None:
+        self.closed = True
         self._transport.close()
         self._again.stop()
         self._again.close()
         self._watch.stop()
         self._fail_all()
-        self._on_lost(self, cause)
+        if not self._is_told:
+            self._on_lost(self, self._cause)
+            self._is_told = True
 
     def _fail_all(self) -> None:
         """Tell all that wait. Of the line, only the youngest may be proved unsent, where bytes of it are left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 
 import gevent
@@ -158,13 +159,16 @@ class NodePool:
     def _connect(self, purpose: str) -> MultiplexedConnection:
         options = self._state.options
         deadline = monotonic() + options.connect_timeout
-        peer = Connection(self.address, purpose)
-        sock = dial(peer, deadline, options.on_connect)
-        connection = MultiplexedConnection(PlainTransport(sock, self._loop), self._loop, peer, self._on_lost)
+        peer, connection = Connection(self.address, purpose), None
         try:
-            shake_hands(lambda *args: connection.call_within(encode(args), deadline), options, self.address)
+            transport = PlainTransport(dial(peer, deadline, options.on_connect), self._loop)
+            connection = MultiplexedConnection(transport, self._loop, peer, self._on_lost)
+            shake_hands(partial(_ask, connection, deadline), options, self.address)
         except BaseException as error:
-            connection.close(error)
+            if connection is not None:
+                connection.close(error)
+            elif peer.socket is not None:
+                peer.socket.close()
             raise
         self.opened += 1
         return connection
@@ -239,6 +243,11 @@ class NodePool:
             opening.abort()
         for connection in self._all_open():
             connection.close(cause)
+
+
+def _ask(connection: MultiplexedConnection, deadline: float, *args: object) -> object:
+    """One command of the handshake."""
+    return connection.call_within(encode(args), deadline)
 
 
 def _again(error: GvClusterError | None, address: Address) -> GvClusterError:

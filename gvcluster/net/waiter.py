@@ -7,29 +7,39 @@ from typing import Any
 
 
 class Waiter:
-    """One call: its bytes, whom to wake, and at the end its reply."""
+    """One call: its bytes, whom to wake, and at the end its reply.
+
+    A switch can end in another wait of the same greenlet: of a `__del__`, say, that a collection ran between queueing
+    and parking. So who is woken says so, by setting `wake` to None; if not, it is woken again.
+    """
 
     __slots__ = ("data", "deadline", "reply", "scheduled", "wake")
 
     def __init__(self, data: bytes, wake: Callable[[Waiter], object], deadline: float) -> None:
         self.data = data
-        # Called by the hub as wake(waiter). Whoever is woken sets it to None, and so does whoever stops waiting.
-        self.wake: Callable[[Waiter], object] | None = wake
+        self.wake: Callable[[Waiter], object] | None = wake  # called by the hub as wake(waiter)
         self.deadline = deadline
         self.reply: Any = None
         self.scheduled: Any = None  # the loop's callback that will wake, where the reader does not do it itself
 
     def wake_later(self, soon: Callable[..., Any]) -> None:
-        """Have the loop wake it. The callback is C all the way: no signal handler can come between and lose it."""
+        """Have the loop wake it. That callback is C all the way: no signal handler can come between and lose it."""
         wake, self.wake = self.wake, None
         if wake is not None:
             self.scheduled = soon(wake, self)
+            soon(self._insist, soon, wake)
+
+    def _insist(self, soon: Callable[..., Any], wake: Callable[[Waiter], object]) -> None:
+        if self.scheduled is not None:
+            self.scheduled = soon(wake, self)
+            soon(self._insist, soon, wake)
 
     def leave(self) -> None:
-        """Stop waiting. Unsent, it will not be sent; sent, its reply will be dropped."""
+        """Wait no longer. Unsent, it will not be sent; sent, its reply will be dropped."""
         self.wake = None
         if self.scheduled is not None:
             self.scheduled.stop()
+            self.scheduled = None
 
 
 class Block(Waiter):

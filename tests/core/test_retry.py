@@ -85,7 +85,7 @@ def test_ask_is_followed_at_once_with_asking(policy):
 
 @pytest.mark.parametrize("kind", [Moved, Ask])
 def test_a_redirect_to_nobody_is_looked_up_in_a_fresh_map(kind):
-    assert decided(met(kind, 5, None), jitter=0.0) == Retry(SHORTEST_WAIT / 2, refresh=True)
+    assert decided(met(kind, 5, None), jitter=0.0) == Retry(SHORTEST_WAIT / 2, for_news=True)
 
 
 @pytest.mark.parametrize("kind", [Moved, Ask])
@@ -120,7 +120,7 @@ def test_retries_do_not_count_as_redirects():
 @pytest.mark.parametrize("read_only", [False, True])
 def test_not_now_is_retried_after_a_while_and_refreshes_where_it_helps(stale, policy, read_only):
     decision = decided(met(NotNow, stale), jitter=0.0, policy=policy, read_only=read_only)
-    assert decision == Retry(SHORTEST_WAIT / 2, refresh=stale)
+    assert decision == Retry(SHORTEST_WAIT / 2, for_news=stale)
 
 
 def test_a_stale_map_is_refreshed_when_a_replica_refuses_a_write():
@@ -152,7 +152,7 @@ def test_what_was_never_sent_is_retried(policy, read_only):
 def test_a_lost_command_is_repeated_only_if_it_reads_or_the_caller_says_always(error, policy, read_only, again):
     decision = decided(Lost(error), jitter=0.0, policy=policy, read_only=read_only)
     if again:
-        assert decision == Retry(SHORTEST_WAIT / 2, refresh=True)
+        assert decision == Retry(SHORTEST_WAIT / 2, for_news=True)
     else:
         assert decision == Fail(error)
         assert decision.error.maybe_executed
