@@ -23,6 +23,7 @@ from gvcluster.core.retry import (
     Retry,
     backoff,
     decide,
+    hints_at_stale_map,
 )
 from gvcluster.errors import ConnectFailed, ConnectionLost, ReplyTimeout, RetriesExhausted, SlotNotCovered
 
@@ -125,7 +126,8 @@ def test_not_now_is_retried_after_a_while_and_refreshes_where_it_helps(stale, po
 
 def test_a_stale_map_is_refreshed_when_a_replica_refuses_a_write():
     refusal = reply_error("READONLY You can't write against a read only replica.")
-    assert decided(NotNow(refusal, True)).refresh
+    assert hints_at_stale_map(NotNow(refusal, True))
+    assert decided(NotNow(refusal, True)).for_news
 
 
 @pytest.mark.parametrize("policy", ["safe", "always"])
