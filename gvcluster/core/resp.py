@@ -145,8 +145,8 @@ class ReplyReader(hiredis.Reader):
     def _gets_early(self, *decode: bool) -> Any:
         if self._early:
             return self._early.popleft()
-        del self.gets
-        return self.gets(*decode)
+        vars(self).pop("gets", None)  # whoever has looked it up before may still call it
+        return super().gets(*decode)
 
 
 # What the parser raises for bytes that are not RESP, or that Python cannot hold (an unhashable key of a RESP3 map);

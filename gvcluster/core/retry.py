@@ -141,18 +141,23 @@ def _told(error: GvClusterError, progress: Progress) -> GvClusterError:
 
 
 def exhausted(call: Call, progress: Progress, now: float) -> GvClusterError:
-    """What the caller is told at the deadline: the plain cause of a single attempt, else all that the attempts met."""
+    """What the caller is told at the deadline: the plain cause if it took all the time, else what each attempt met."""
     last = progress.errors[-1]
-    if len(progress.errors) == 1 or isinstance(last, SlotNotCovered):
+    if not progress.retries + progress.redirects or isinstance(last, SlotNotCovered):
         return _told(last, progress)
     error = RetriesExhausted(
-        f"{call.name} gave up after {len(progress.errors)} attempts in {now - call.began:.3f} s "
-        f"({progress.redirects} redirects, {progress.retries} retries); the last met: {last}",
+        f"{call.name} gave up after {now - call.began:.3f} s and {_count(progress.errors, 'attempt')} "
+        f"({_count(progress.redirects, 'redirect')}, waited {_count(progress.retries, 'time')}); the last met: {last}",
         attempts=progress.errors,
         maybe_executed=progress.maybe_executed,
     )
     error.__cause__ = last
     return error
+
+
+def _count(things: int | list[GvClusterError], noun: str) -> str:
+    number = things if isinstance(things, int) else len(things)
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 # The gap between fetches of the slot map, seconds: libvalkey's is 1 s from the start; a failover is over in 2 to 4 s,

@@ -58,15 +58,16 @@ class Executor:
 
     def execute(self, args: tuple[Any, ...]) -> Any:
         """One command with the options of the cluster. This is the hot path: everything rare takes the long way."""
+        lane = None
         try:
             slot = hash_slot(args[self._lone_keys[args[0]]])
-            lane = self._table[slot].lane  # type: ignore[union-attr]  # None takes the long way, too
-            began = monotonic()
             data = encode(args)
+            lane = self._table[slot].lane  # type: ignore[union-attr]  # None takes the long way, too
         except (LookupError, TypeError, ValueError, AttributeError):
-            return self.execute_with(args, {})
+            pass  # whatever is wrong, or only rare, is looked at there, and without this exception as its context
         if lane is None:
             return self.execute_with(args, {})
+        began = monotonic()
         reply = lane.call(data, began + self._patience)
         if isinstance(reply, Exception):
             request = look_at(args, {}, self._commands, self._state, began)
@@ -226,7 +227,7 @@ class Executor:
         progress.retries += 1
         self._state.retries += 1
         if decision.for_news:
-            self._failover.wait(call.slot, decision.after)
+            self._failover.wait(call.slot, decision.after, call.deadline - monotonic())
         else:
             self._pause(decision.after)
         return None

@@ -7,6 +7,7 @@ a promotion makes the refresher ask the promoted node itself, whose map wakes th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 
 import gevent
@@ -28,26 +29,59 @@ _ROLE = encode(("ROLE",))
 
 
 class FailoverWatch:
-    """Watches the replicas of the shards whose primaries can not be reached, in one hub."""
+    """Watches the shards whose primaries can not be reached, in one hub."""
 
     def __init__(self, state: ClusterState, nodes: Nodes, refresher: Refresher) -> None:
         self._state, self._nodes, self._refresher = state, nodes, refresher
         self._wanted_until: dict[str, float] = {}  # by shard
-        self._watched: dict[Node, gevent.Greenlet[..., None]] = {}  # replicas, and who asks them
+        self._watched: dict[Node, gevent.Greenlet[..., None]] = {}  # and who asks them
 
     def __repr__(self) -> str:
-        return f"<FailoverWatch of {len(self._watched)} replicas>"
+        return f"<FailoverWatch of {len(self._watched)} nodes>"
 
-    def wait(self, slot: int | None, seconds: float) -> None:
-        """Wait for a new slot map, at most so many seconds, and have the slot's shard watched meanwhile."""
+    def wait(self, slot: int | None, seconds: float, left: float) -> None:
+        """Wait for a new slot map, at most so many seconds, and have the slot's shard watched meanwhile.
+
+        Where the primary refuses connections, nobody need try it again but the watch: thousands of callers with a
+        back-off each would take the hub from the other shards. They wait until it is back, or another is primary.
+
+        Args:
+            slot: of the command; None if it has none.
+            seconds: the caller's back-off.
+            left: until the caller's deadline.
+        """
         topology = self._state.topology
         owner = topology.owner(slot) if topology is not None and slot is not None else None
         if topology is not None and owner is not None:
-            self._wanted_until[owner.shard] = monotonic() + seconds + LINGER
+            pool = self._nodes.pool_at(owner.address)
+            if pool.is_failing():
+                seconds = left
+                self._begin(owner, self._revive)
+            self._wanted_until[owner.shard] = max(
+                self._wanted_until.get(owner.shard, 0.0), monotonic() + seconds + LINGER
+            )
             for replica in topology.replicas_of(owner):
-                if replica not in self._watched:
-                    self._watched[replica] = gevent.spawn(self._watch, replica)
+                self._begin(replica, self._watch)
         self._refresher.wait_for_news(seconds)
+
+    def _begin(self, node: Node, ask: Callable[[Node], None]) -> None:
+        if node not in self._watched:
+            self._watched[node] = gevent.spawn(ask, node)
+
+    def _revive(self, primary: Node) -> None:
+        """Try to connect to the primary itself; when it is back, those who wait for its shard are woken."""
+        pool = self._nodes.pool_at(primary.address)
+        try:
+            while self._is_wanted(primary):
+                try:
+                    pool.wait_lane(monotonic() + self._state.options.connect_timeout)
+                except GvClusterError:
+                    gevent.sleep(max(FIRST_PAUSE, pool.pause_left()))
+                else:
+                    self._refresher.tell_news()
+                    return
+        finally:
+            self._watched.pop(primary, None)
 
     def close(self) -> None:
         """Stop asking. Never switches."""
@@ -66,12 +100,12 @@ class FailoverWatch:
         finally:
             self._watched.pop(replica, None)
 
-    def _is_wanted(self, replica: Node) -> bool:
-        """Somebody waits for the shard, and the slot map still calls the node a replica."""
+    def _is_wanted(self, node: Node) -> bool:
+        """Somebody waits for the shard, and the slot map still says the same of the node."""
         topology = self._state.topology
-        if self._state.closing or topology is None or topology.node_at(replica.address) != replica:
+        if self._state.closing or topology is None or topology.node_at(node.address) != node:
             return False
-        return monotonic() < self._wanted_until.get(replica.shard, 0.0)
+        return monotonic() < self._wanted_until.get(node.shard, 0.0)
 
     def _is_promoted(self, replica: Node) -> bool:
         try:

@@ -73,6 +73,14 @@ class NodePool:
         """Whether there is a lane, and no reply on it is late."""
         return self.lane is not None and self.lane.owes_since(monotonic()) < _LATE
 
+    def is_failing(self) -> bool:
+        """Whether the last attempt to connect has failed."""
+        return self._failures > 0 and self.lane is None
+
+    def pause_left(self) -> float:
+        """Seconds until the node may be tried again."""
+        return self._closed_to_attempts_until - monotonic()
+
     @property
     def in_flight(self) -> int:
         """How many calls are queued or owed a reply, on any connection."""

@@ -321,3 +321,13 @@ def test_however_replies_are_cut_they_come_out_the_same(data):
         while (reply := reader.gets()) is not INCOMPLETE:
             found.append(reply)
     assert found == [value for _, value in RESP2 + RESP3]
+
+
+def test_a_string_that_begins_like_an_attribute_is_a_reply_like_any_other():
+    reader = ReplyReader()
+    gets = reader.gets
+    reader.feed(b"$2\r\n|x\r\n+next\r\n")
+    early = reader.gets
+    assert [early(), early(), early(), early()] == [b"|x", b"next", INCOMPLETE, INCOMPLETE]
+    reader.feed(b":1\r\n")
+    assert [early(), gets(), reader.gets()] == [1, INCOMPLETE, INCOMPLETE]
