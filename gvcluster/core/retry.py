@@ -143,7 +143,8 @@ def _told(error: GvClusterError, progress: Progress) -> GvClusterError:
 def exhausted(call: Call, progress: Progress, now: float) -> GvClusterError:
     """What the caller is told at the deadline: the plain cause if it took all the time, else what each attempt met."""
     last = progress.errors[-1]
-    if not progress.retries + progress.redirects or isinstance(last, SlotNotCovered):
+    is_plain = len(progress.errors) == 1 and not progress.retries + progress.redirects
+    if is_plain or isinstance(last, SlotNotCovered):
         return _told(last, progress)
     error = RetriesExhausted(
         f"{call.name} gave up after {now - call.began:.3f} s and {_count(progress.errors, 'attempt')} "

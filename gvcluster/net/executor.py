@@ -97,7 +97,7 @@ class Executor:
 
     def drain(self, deadline: float) -> None:
         """Wait until the calls under way have ended."""
-        while (self.active or any(pool.in_flight for pool in self._nodes.pools.values())) and monotonic() < deadline:
+        while (self.active or self._nodes.in_flight) and monotonic() < deadline:
             self._nodes.wait_empty(deadline)
             gevent.sleep(TICK)
 

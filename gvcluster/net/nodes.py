@@ -91,13 +91,18 @@ class Nodes:
         """Whether MOVED has said anything since the last map."""
         return bool(self._patches)
 
+    @property
+    def in_flight(self) -> int:
+        """How many calls are queued or owed a reply, at departed nodes as well."""
+        return sum(pool.in_flight for pool in [*self.pools.values(), *self._leaving])
+
     def close_idle(self) -> int:
         """Close the connections that nobody uses now. Returns how many there were."""
         return sum(pool.close_idle() for pool in tuple(self.pools.values()))
 
     def wait_empty(self, deadline: float) -> None:
-        """Wait until nothing is in flight."""
-        for pool in tuple(self.pools.values()):
+        """Wait until nothing is in flight, at departed nodes as well."""
+        for pool in [*self.pools.values(), *self._leaving]:
             pool.wait_empty(deadline)
 
     def close(self, cause: BaseException | None = None) -> None:

@@ -136,8 +136,8 @@ class NodePool:
         try:
             connection = self._connect(purpose)
             self._failures = 0
-            if self._retired or self._state.closed:
-                connection.close(ConnectionError("the node left the slot map while it was connected"))
+            if self._state.closed:
+                connection.close()
                 return
             opening.connection = connection
             if opening is self._opening:
@@ -153,6 +153,8 @@ class NodePool:
             if opening is self._opening:
                 self._opening = None
             opening.done.set()
+            if self._retired:
+                self._loop.soon(self._close_lane_when_empty)  # after those who wait have had their turn
 
     def _failed(self, error: GvClusterError) -> None:
         """Leave the node alone for a while: longer after each failure, and at once 1 s where it refuses the user."""
@@ -221,6 +223,9 @@ class NodePool:
     def retire(self) -> None:
         """The node left the slot map: no new work; what is in flight ends, then the lane is closed."""
         self._retired = True
+        self._close_lane_when_empty()
+
+    def _close_lane_when_empty(self) -> None:
         lane = self.lane
         if lane is not None:
             cause = ConnectionError("the node left the slot map")

@@ -99,7 +99,9 @@ def test_the_first_hops_are_free_then_they_back_off(kind):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_number_of_redirects_is_limited(limit, policy):
     for redirects in range(limit):
-        assert isinstance(decided(met(Moved), Progress(redirects=redirects), max_redirects=limit, policy=policy), Follow)
+        assert isinstance(
+            decided(met(Moved), Progress(redirects=redirects), max_redirects=limit, policy=policy), Follow
+        )
     first_too_many = decided(met(Moved), Progress([reply_error("MOVED")] * limit, limit), max_redirects=limit)
     assert type(first_too_many) is Fail
     if limit == 0:
@@ -139,7 +141,9 @@ def test_what_was_never_sent_is_retried(policy, read_only):
 # -- lost -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [ConnectionLost("gone", maybe_executed=True), ReplyTimeout("late", maybe_executed=True)])
+@pytest.mark.parametrize(
+    "error", [ConnectionLost("gone", maybe_executed=True), ReplyTimeout("late", maybe_executed=True)]
+)
 @pytest.mark.parametrize(
     ("policy", "read_only", "again"),
     [
@@ -232,7 +236,9 @@ def test_the_deadline_ends_several_attempts_with_all_that_they_met(outcome):
     assert type(error) is RetriesExhausted
     assert error.attempts == (earlier, outcome.error)
     assert error.__cause__ is outcome.error
-    assert str(error).startswith("SET gave up after 2 attempts in 10.250 s (3 redirects, 2 retries); the last met: ")
+    assert str(error).startswith(
+        "SET gave up after 10.250 s and 2 attempts (3 redirects, waited 2 times); the last met: "
+    )
     assert error.maybe_executed == outcome.error.maybe_executed
 
 
