@@ -42,7 +42,8 @@ def encode(args: tuple[Any, ...]) -> bytes:
     try:
         return cast(bytes, hiredis.pack_command(cast(Any, args)))
     except UnicodeEncodeError:
-        raise _bad_argument(_first_unencodable(args), "a str with lone surrogates; pass bytes instead") from None
+        pass  # it shows the value: it must not be the context of what is raised
+    raise _bad_argument(_first_unencodable(args), "a str with lone surrogates; pass bytes instead")
 
 
 def _spelled_out(args: tuple[Any, ...]) -> tuple[str | bytes, ...]:
@@ -145,8 +146,8 @@ class ReplyReader(hiredis.Reader):
     def _gets_early(self, *decode: bool) -> Any:
         if self._early:
             return self._early.popleft()
-        del self.gets
-        return self.gets(*decode)
+        self.__dict__.pop("gets", None)  # who took this method before goes on calling it
+        return super().gets(*decode)
 
 
 # What the parser raises for bytes that are not RESP, or that Python cannot hold (an unhashable key of a RESP3 map);
