@@ -119,7 +119,11 @@ def _next(outcome: Outcome, progress: Progress, jitter: float, left: float) -> D
 
 def hints_at_stale_map(outcome: Outcome) -> bool:
     """Whether a fresh slot map may help the next call, whatever becomes of this one."""
-    return outcome.stale if isinstance(outcome, NotNow) else isinstance(outcome, Lost | Refused | Unserved)
+    if isinstance(outcome, NotNow):
+        return outcome.stale
+    if isinstance(outcome, Moved | Ask):
+        return outcome.address is None
+    return isinstance(outcome, Lost | Refused | Unserved)
 
 
 def backoff(attempt: int, jitter: float) -> float:

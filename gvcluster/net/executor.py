@@ -66,9 +66,7 @@ class Executor:
             began = monotonic()
             data = encode(args)
         except (LookupError, TypeError, ValueError, AttributeError):
-            lane = (
-                None  # and not from in here: this exception, with the caller's values, would be their error's context
-            )
+            lane = None  # and not from in here: this error, which shows values, would be the context of any other
         if lane is None:
             return self.execute_with(args, {})
         reply = lane.call(data, began + self._patience)
@@ -257,4 +255,6 @@ class Executor:
         if asked is None or not look_into(claim, call, self._nodes.pool_at(asked)):
             return Fail(error)
         error.maybe_executed = False
+        if hints_at_stale_map(claim):
+            self._refresher.schedule()
         return decide(claim, call, progress, monotonic(), self._state.options.rng.random())
