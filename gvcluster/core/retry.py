@@ -121,9 +121,9 @@ def hints_at_stale_map(outcome: Outcome) -> bool:
     """Whether a fresh slot map may help the next call, whatever becomes of this one."""
     if isinstance(outcome, NotNow):
         return outcome.stale
-    if isinstance(outcome, Moved | Ask):
+    if isinstance(outcome, Ask):
         return outcome.address is None
-    return isinstance(outcome, Lost | Refused | Unserved)
+    return isinstance(outcome, Moved | Lost | Refused | Unserved)
 
 
 def backoff(attempt: int, jitter: float) -> float:
