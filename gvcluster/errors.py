@@ -164,13 +164,33 @@ class TransactionAborted(GvClusterError):
     """A watched key changed: nothing of the transaction was executed."""
 
 
+# Longer than any error of the servers themselves; scripts and modules may write what they like.
+_SHOWN = 256
+# After this the servers repeat the arguments of a command that they do not know: keys, values, even passwords.
+_ECHO = ", with args beginning with:"
+
+
+def _fit_for_a_log(message: str) -> str:
+    text = message.partition(_ECHO)[0]
+    if len(text) > _SHOWN:
+        text = f"{text[:_SHOWN]}…"
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 class ReplyError(GvClusterError):
-    """The server refused the command. `code` is the first word of its answer, `message` the whole of it."""
+    """The server refused the command. `code` is the first word of its answer, `message` the whole of it.
+
+    `str` and `repr` are fit for a log: shortened, control characters escaped, and without the arguments that servers
+    repeat for a command they do not know.
+    """
 
     def __init__(self, message: str = "", *, maybe_executed: bool = False) -> None:
-        super().__init__(message, maybe_executed=maybe_executed)
+        super().__init__(_fit_for_a_log(message), maybe_executed=maybe_executed)
         self.message = message
         self.code = message.split(" ", 1)[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message,), self.__dict__
 
 
 class AuthFailed(ReplyError):

@@ -38,6 +38,8 @@ class ClusterOptions(TypedDict, total=False):
     retry: str
     rng: random.Random
     topology_source: str
+    address_map: Callable[[Address], Any] | None
+    max_reply_bytes: int
     on_connect: Callable[[Any, BaseException | None], object] | None
     on_disconnect: Callable[[Any, BaseException | None], object] | None
     on_event: Callable[[Event], object] | None
@@ -70,6 +72,10 @@ class Options:
         followed all the same: a redirected command was not executed).
     rng: chooses nodes and jitter; seed it to reproduce a run.
     topology_source: "slots" (CLUSTER SLOTS) or "nodes" (CLUSTER NODES).
+    address_map(address): the Address, or (host, port), to connect to instead of one that a slot map or a redirect names
+        (a tunnel, a published port). It must not wait. Raising refuses the address: a node of a map is left out, a
+        redirect fails. Seeds are connected to as you write them.
+    max_reply_bytes: a longer reply ends the connection. Servers' strings have at most 512 MiB.
     on_connect(connection, error): after TCP connect, before anything is sent; or with the error of a failed attempt.
     on_disconnect(connection, error): error is None when you asked for it.
     on_event(event): see gvcluster.events.
@@ -88,6 +94,8 @@ class Options:
     retry: str = "safe"
     rng: random.Random = field(default_factory=random.Random, repr=False)
     topology_source: str = "slots"
+    address_map: Callable[[Address], Any] | None = field(default=None, repr=False)
+    max_reply_bytes: int = 513 * 2**20
     on_connect: Callable[[Any, BaseException | None], object] | None = field(default=None, repr=False)
     on_disconnect: Callable[[Any, BaseException | None], object] | None = field(default=None, repr=False)
     on_event: Callable[[Event], object] | None = field(default=None, repr=False)
@@ -104,7 +112,8 @@ class Options:
         _whole_number("max_redirects", self.max_redirects, 0)
         for name in ("username", "password", "client_name"):
             _word(name, getattr(self, name))
-        for name in ("on_connect", "on_disconnect", "on_event"):
+        _whole_number("max_reply_bytes", self.max_reply_bytes, 1)
+        for name in ("address_map", "on_connect", "on_disconnect", "on_event"):
             _callback(name, getattr(self, name))
         if self.username is not None and self.password is None:
             raise ConfigError("username needs a password")
@@ -246,12 +255,12 @@ def _cast(name: str, text: str) -> object:
     """The text of a URL as the option's type."""
     if name in ("connect_timeout", "command_timeout", "timeout"):
         return _number(name, text, float)
-    if name in ("db", "protocol", "max_redirects"):
+    if name in ("db", "protocol", "max_redirects", "max_reply_bytes"):
         return _number(name, text, int)
     if name == "client_info":
         one_of(name, text.lower(), ("true", "false", "1", "0"))
         return text.lower() in ("true", "1")
-    if name in ("rng", "on_connect", "on_disconnect", "on_event"):
+    if name in ("rng", "address_map", "on_connect", "on_disconnect", "on_event"):
         raise ConfigError(f"{name} cannot be given in a URL")
     return text
 
@@ -260,4 +269,5 @@ def _number(name: str, text: str, kind: Callable[[str], float]) -> float:
     try:
         return kind(text)
     except ValueError:
-        raise ConfigError(f"{name} must be a number in the URL") from None
+        pass  # it shows the text: it must not be the context of what is raised
+    raise ConfigError(f"{name} must be a number in the URL")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from gvcluster.errors import ConfigError
 
@@ -68,6 +69,24 @@ def parse_redirect_target(text: str, answered_by: Address) -> Address | None:
     if host == "?" or port == 0:
         return None
     return Address(host or answered_by.host, port)
+
+
+def translate(address: Address, address_map: Callable[[Address], Any] | None) -> Address:
+    """Where to connect to instead of `address`, by the user's `address_map`; without one it is the same.
+
+    Raises:
+        ValueError: `address_map` refused the address by raising, or returned what is no address.
+    """
+    if address_map is None:
+        return address
+    try:
+        told = address_map(address)
+    except Exception as error:
+        raise ValueError(f"address_map refused {address}: {error or type(error).__name__}") from error
+    match told:
+        case (str(host), int(port)) if is_valid_host(host) and 1 <= port <= 65535:
+            return Address(host, int(port))
+    raise ValueError(f"address_map must return an Address or (host, port) for {address}, or raise")
 
 
 def is_valid_host(text: str) -> bool:

@@ -21,10 +21,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Moved(Outcome):
-    """Another node owns the slot; `address` is None where the server did not say which: look into a fresh map."""
+    """Another node owns the slot; `address` is None where the server did not say which: look into a fresh map.
+
+    `to_itself`: it is the address of the very node that was asked, so one of the two is not who we think.
+    """
 
     slot: int
     address: Address | None
+    to_itself: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Ask(Outcome):
 
     slot: int
     address: Address | None
+    to_itself: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,4 +133,4 @@ def _redirect(error: ReplyError, slot: int | None, answered_by: Address) -> Outc
         address = parse_redirect_target(found[3], answered_by)
     except ValueError:
         return Failed(error)
-    return (Moved if found[1] == "MOVED" else Ask)(error, named, address)
+    return (Moved if found[1] == "MOVED" else Ask)(error, named, address, address == answered_by)

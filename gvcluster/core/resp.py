@@ -42,7 +42,8 @@ def encode(args: tuple[Any, ...]) -> bytes:
     try:
         return cast(bytes, hiredis.pack_command(cast(Any, args)))
     except UnicodeEncodeError:
-        raise _bad_argument(_first_unencodable(args), "a str with lone surrogates; pass bytes instead") from None
+        pass  # it shows the value: it must not be the context of what is raised
+    raise _bad_argument(_first_unencodable(args), "a str with lone surrogates; pass bytes instead")
 
 
 def _spelled_out(args: tuple[Any, ...]) -> tuple[str | bytes, ...]:

@@ -45,11 +45,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Send the command to the node that the redirect named; with ASKING in front of it where it was an ASK."""
+    """Send the command to the node that the redirect named; with ASKING in front of it where it was an ASK.
+
+    `anew`: over a new connection, because the old one may lead to somebody else by now.
+    """
 
     address: Address
     asking: bool
     after: float
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +110,20 @@ def _next(outcome: Outcome, progress: Progress, jitter: float, left: float) -> D
     if isinstance(outcome, Unserved):
         return Refetch()
     if isinstance(outcome, Moved | Ask) and outcome.address is not None:
-        wait = 0.0 if progress.redirects < FREE_HOPS else backoff(progress.redirects - FREE_HOPS, jitter)
-        return Follow(outcome.address, isinstance(outcome, Ask), min(wait, left))
+        free = 0 if outcome.to_itself else FREE_HOPS
+        wait = 0.0 if progress.redirects < free else backoff(progress.redirects - free, jitter)
+        return Follow(outcome.address, isinstance(outcome, Ask), min(wait, left), anew=outcome.to_itself)
     wait = backoff(progress.retries, jitter)
     return Retry(min(wait, left), for_news=not isinstance(outcome, NotNow) or outcome.stale)
 
 
 def hints_at_stale_map(outcome: Outcome) -> bool:
     """Whether a fresh slot map may help the next call, whatever becomes of this one."""
-    return outcome.stale if isinstance(outcome, NotNow) else isinstance(outcome, Lost | Refused | Unserved)
+    if isinstance(outcome, NotNow):
+        return outcome.stale
+    if isinstance(outcome, Ask):
+        return outcome.address is None
+    return isinstance(outcome, Moved | Lost | Refused | Unserved)
 
 
 def backoff(attempt: int, jitter: float) -> float:

@@ -31,7 +31,8 @@ def hash_slot(key: Key) -> int:
     if type(key) is str:
         try:
             key = key.encode()
-        except UnicodeEncodeError:
+        except UnicodeEncodeError as error:
+            error.object, error.args = "", ()  # it becomes the context of what is raised, and shows the key
             raise _lone_surrogate() from None
     elif type(key) is not bytes:
         key = key_bytes(key)
@@ -64,7 +65,8 @@ def key_bytes(key: Key) -> bytes:
     if isinstance(key, str):
         try:
             return key.encode()
-        except UnicodeEncodeError:
+        except UnicodeEncodeError as error:
+            error.object, error.args = "", ()
             raise _lone_surrogate() from None
     if isinstance(key, bool) or not isinstance(key, int | float):
         raise ConfigError(f"a key must be str, bytes, int or float, not {type(key).__name__}")

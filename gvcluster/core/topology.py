@@ -6,11 +6,11 @@ Replies are what hiredis makes of them, in RESP2 or RESP3. Entries that make no 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gvcluster.core.address import Address
+from gvcluster.core.address import Address, translate
 from gvcluster.core.members import MAX_NODES, Members, Node, UnusableMap, members_of, number_of
 from gvcluster.core.slots import SLOTS
 
@@ -81,6 +81,22 @@ class Topology:
     def with_version(self, route_version: int) -> Topology:
         """A copy with this `route_version`."""
         return replace(self, route_version=route_version)
+
+    def readdressed(self, address_map: Callable[[Address], Any] | None) -> Topology:
+        """A copy with every node where `address_map` says; nodes that it refuses, and their slots, are left out.
+
+        Raises:
+            UnusableMap: No slot is left.
+        """
+        if address_map is None:
+            return self
+        # By identity, and None stays None: see `_build`.
+        moved: dict[int, Node | None] = {id(node): _readdressed(node, address_map) for node in self.nodes}
+        owners = tuple(owner and moved[id(owner)] for owner in self.owners)
+        if not any(owners):
+            raise UnusableMap("address_map refuses every node that has slots")
+        nodes = tuple(node for node in moved.values() if node is not None)
+        return replace(self, nodes=nodes, owners=owners)
 
     def _routes(self) -> list[Address | None]:
         return [None if owner is None else owner.address for owner in self.owners]
@@ -205,6 +221,13 @@ def _assign(claims: Iterable[_Claim]) -> tuple[list[Node | None], list[int]]:
             if owners[slot] is None:
                 owners[slot], epochs[slot] = node, epoch
     return owners, epochs
+
+
+def _readdressed(node: Node, address_map: Callable[[Address], Any]) -> Node | None:
+    try:
+        return replace(node, address=translate(node.address, address_map))
+    except ValueError:
+        return None
 
 
 def _kind(reply: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -30,6 +31,7 @@ from gvcluster.errors import (
     SlotNotCovered,
     TopologyUnavailable,
 )
+from gvcluster.net.doubts import look_into
 from gvcluster.net.loop import TICK
 from gvcluster.net.pool import NodePool
 from gvcluster.net.request import Request, look_at
@@ -64,7 +66,7 @@ class Executor:
             data = encode(args)
             lane = self._table[slot].lane  # type: ignore[union-attr]  # None takes the long way, too
         except (LookupError, TypeError, ValueError, AttributeError):
-            pass  # whatever is wrong, or only rare, is looked at there, and without this exception as its context
+            pass  # and the long way not from in here: this error, which shows values, would be the context of any other
         if lane is None:
             return self.execute_with(args, {})
         began = monotonic()
@@ -144,7 +146,7 @@ class Executor:
         decision = decide(met, call, progress, monotonic(), self._state.options.rng.random())
         if isinstance(decision, Confirm):
             met = decision.claim
-            decision = self._confirm(decision, call, progress, asked)
+            decision = self._confirm(met, call, progress, asked)
         target = self._obey(decision, met, call, progress, asked)
         self._stop_if_closed(progress)
         now = monotonic()
@@ -215,14 +217,7 @@ class Executor:
             self._refetch(call)
             return None
         if isinstance(decision, Follow):
-            progress.redirects += 1
-            self._state.redirects += 1
-            if isinstance(met, Moved):
-                self._nodes.patch(met.slot, decision.address)
-                self._refresher.schedule(asked)
-            if decision.after:
-                self._pause(decision.after)
-            return decision
+            return self._follow(decision, met, progress, asked)
         assert not isinstance(decision, Confirm)
         progress.retries += 1
         self._state.retries += 1
@@ -232,6 +227,21 @@ class Executor:
             self._pause(decision.after)
         return None
 
+    def _follow(self, decision: Follow, met: Outcome, progress: Progress, asked: Address | None) -> Follow:
+        """Go where a redirect leads, if the user's `address_map` lets us."""
+        address = self._nodes.redirected_to(decision.address, progress.maybe_executed)
+        decision = replace(decision, address=address)
+        progress.redirects += 1
+        self._state.redirects += 1
+        if isinstance(met, Moved):
+            self._nodes.patch(met.slot, decision.address)
+            self._refresher.schedule(asked)
+        if decision.anew:
+            self._nodes.pool_at(decision.address).renew_lane()
+        if decision.after:
+            self._pause(decision.after)
+        return decision
+
     def _refetch(self, call: Call) -> None:
         try:
             self._refresher.fetch(call.deadline)
@@ -240,17 +250,12 @@ class Executor:
                 raise
             self._pause(0.01)
 
-    def _confirm(self, decision: Confirm, call: Call, progress: Progress, asked: Address | None) -> Decision:
-        """Believe a script's MOVED only if a fresh slot map says the same; anything else a script says is its own."""
-        claim, error = decision.claim, progress.errors[-1]
-        if isinstance(claim, Moved) and self._owner_in_fresh_map(call) == claim.address != asked:
-            error.maybe_executed = False
-            return decide(claim, call, progress, monotonic(), self._state.options.rng.random())
-        return Fail(error)
-
-    def _owner_in_fresh_map(self, call: Call) -> Address | None:
-        try:
-            owner = self._refresher.fetch(call.deadline).owner(call.slot or 0)
-        except TopologyUnavailable:
-            return None
-        return None if owner is None else owner.address
+    def _confirm(self, claim: Outcome, call: Call, progress: Progress, asked: Address | None) -> Decision:
+        """Act upon what a script says only if the node itself says the same; then the script has not run."""
+        error = progress.errors[-1]
+        if asked is None or not look_into(claim, call, self._nodes.pool_at(asked)):
+            return Fail(error)
+        error.maybe_executed = False
+        if hints_at_stale_map(claim):
+            self._refresher.schedule()
+        return decide(claim, call, progress, monotonic(), self._state.options.rng.random())

@@ -1,4 +1,4 @@
-"""The first commands of a connection: HELLO or AUTH, SELECT, CLIENT SETNAME and SETINFO. Each reply is checked."""
+"""The first commands of a connection: HELLO or AUTH, SELECT, CLIENT …, CLUSTER MYID. Each reply is checked."""
 
 from __future__ import annotations
 
@@ -13,13 +13,23 @@ from gvcluster.options import Options
 Ask = Callable[..., Any]  # ask(*args) sends one command and returns its reply, or the error that came instead
 
 
-def shake_hands(ask: Ask, options: Options, address: Address) -> None:
+def shake_hands(ask: Ask, options: Options, address: Address, expected_id: str | None = None) -> None:
     """Make the connection ours. AUTH always comes first and alone: nothing is sent before it has succeeded.
+
+    Args:
+        expected_id: the id of the node that the slot map has at this address; None: do not ask.
 
     Raises:
         AuthFailed: the node does not let this user in.
-        ConnectFailed: the node refused something else, or the connection ended.
+        ConnectFailed: the node refused something else, or is not the expected one, or the connection ended.
     """
+    ask = _discreet(ask, options.password)
+    _introduce(ask, options, address)
+    if expected_id is not None:
+        _identify(ask, address, expected_id)
+
+
+def _introduce(ask: Ask, options: Options, address: Address) -> None:
     if options.protocol == 3:
         _hello(ask, options, address)
     elif options.password is not None:
@@ -34,6 +44,33 @@ def shake_hands(ask: Ask, options: Options, address: Address) -> None:
             if isinstance(reply, ReplyError):
                 break  # servers before Valkey 8 and Redis 7.2 do not know it; nothing depends on it
             _must(reply, "CLIENT SETINFO", address)
+
+
+def _discreet(ask: Ask, secret: str | None) -> Ask:
+    """The same; but errors come without the password, which old servers and proxies repeat from what they refuse."""
+
+    def ask_discreetly(*args: object) -> Any:
+        reply = ask(*args)
+        if not secret or not isinstance(reply, ReplyError):
+            return reply
+        code, blank, rest = reply.message.partition(" ")
+        return type(reply)(code + blank + rest.replace(secret, "(password)"))
+
+    return ask_discreetly
+
+
+def _identify(ask: Ask, address: Address, expected_id: str) -> None:
+    """Addresses are given to others when a node is gone: another cluster would take our writes without a word."""
+    reply = ask("CLUSTER", "MYID")
+    if isinstance(reply, ReplyError):
+        return  # it does not know the command, or does not let this user ask
+    _must(reply, "CLUSTER MYID", address)
+    if reply not in (expected_id, expected_id.encode()):
+        said = repr(reply[:40].decode("latin-1")) if isinstance(reply, bytes) else f"a {type(reply).__name__}"
+        raise ConnectFailed(
+            f"{address} is another node by now: CLUSTER MYID answers {said}, the slot map has {expected_id} there",
+            address=address,
+        )
 
 
 def _hello(ask: Ask, options: Options, address: Address) -> None:
@@ -57,6 +94,8 @@ def _auth(options: Options) -> tuple[str, ...]:
 def _must(reply: object, step: str, address: Address) -> None:
     """Go on only if the step succeeded. The step's text never holds a secret."""
     if isinstance(reply, AuthFailed):
-        raise AuthFailed(f"{reply.message} ({step} at {address})") from reply
+        raise AuthFailed(f"{reply} ({step} at {address})")
+    if isinstance(reply, ReplyError):
+        raise ConnectFailed(f"{address} answered {step} with: {reply}", address=address)
     if isinstance(reply, GvClusterError):
-        raise ConnectFailed(f"{address} answered {step} with: {reply}", address=address) from reply
+        raise ConnectFailed(f"{address} did not answer {step}: {reply}", address=address) from reply

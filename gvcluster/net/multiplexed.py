@@ -26,6 +26,7 @@ from greenlet import getcurrent
 from gvcluster.core.resp import INCOMPLETE, MALFORMED, Push, ReplyReader, encode
 from gvcluster.errors import BlockedInHub, ConnectionLost, ProtocolError
 from gvcluster.net.dial import Connection
+from gvcluster.net.hoard import Hoard
 from gvcluster.net.loop import HubLoop
 from gvcluster.net.transport import PlainTransport
 from gvcluster.net.waiter import Block, Waiter
@@ -65,6 +66,7 @@ class MultiplexedConnection:
         self._cause: BaseException | None = None
         self._heard = monotonic()  # when the last byte came, or went while nothing was owed
         self._reader, self._buffer = ReplyReader(), bytearray(CHUNK)
+        self.hoard = Hoard(self._reader)
         self._again = loop.timer(0, ref=True)
         self._watch = Watch(self, loop)
         self._readable.start(self._on_readable)
@@ -113,7 +115,10 @@ class MultiplexedConnection:
             woken = self._park()
             while woken is not waiter:
                 if not isinstance(woken, Waiter):
-                    raise InvalidSwitchError(f"{woken!r} was switched into a call that waits for its reply")
+                    # Never its value: a greenlet that ends here hands over its result.
+                    raise InvalidSwitchError(
+                        f"a {type(woken).__name__} was switched into a call that waits for a reply"
+                    )
                 woken = self._park()  # that was for a call which this one interrupts; it will be woken again
         except BaseException:
             waiter.leave()
@@ -218,7 +223,10 @@ class MultiplexedConnection:
                 return
             self._heard = monotonic()
             self._reader.feed(self._buffer, 0, count)
-            self._deliver()
+            if self._deliver():
+                self.hoard.size = 0
+            else:
+                self._keep(count)
         except BlockingIOError:
             return
         except OSError as error:
@@ -229,12 +237,13 @@ class MultiplexedConnection:
             self._poison(error)
             raise
 
-    def _deliver(self) -> None:
-        """Give each parsed reply to the oldest in line, until none is left or the turn is over."""
+    def _deliver(self) -> int:
+        """Give each parsed reply to the oldest in line, until none is left or the turn is over. Returns how many."""
         gets, line, ends = self._reader.gets, self._line, self._loop.turn_ends()
         count, waiter = 0, None
         try:
             while (reply := gets()) is not INCOMPLETE:
+                count += 1
                 if reply.__class__ is Push:
                     self._pushed(reply)
                     continue
@@ -251,17 +260,23 @@ class MultiplexedConnection:
                     if waiter.wake is not None:
                         waiter.wake_later(self._soon)  # not acknowledged
                     if self.closed:
-                        return
-                count += 1
+                        return count
                 if not count & 31 and monotonic() > ends:
                     self._readable.stop()
                     self._again.start(self._resume)
-                    return
+                    return count
         except BaseException:
             if waiter is not None and (not line or line[0] is not waiter):
                 waiter.wake_later(self._soon)  # out of the line, its reply in hand
             raise
         self._let_loop_end()
+        return count
+
+    def _keep(self, count: int) -> None:
+        """A read has completed no reply."""
+        objection = self.hoard.objection(self._buffer, count)
+        if objection is not None:
+            self._lose(self._protocol_error(objection))
 
     def _resume(self) -> None:
         """Go on where the last turn ended."""
@@ -328,6 +343,9 @@ class MultiplexedConnection:
 
     def _malformed(self, error: Exception) -> ProtocolError:
         what = "a reply that nobody asked for" if isinstance(error, IndexError) else f"bytes that are not RESP: {error}"
+        return self._protocol_error(what)
+
+    def _protocol_error(self, what: str) -> ProtocolError:
         return ProtocolError(f"{self.address} sent {what}", address=self.address, maybe_executed=True)
 
     def _lose(self, cause: BaseException | None) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from gvcluster.core.address import Address
+from gvcluster.core.address import Address, translate
 from gvcluster.core.slots import SLOTS
 from gvcluster.core.topology import Topology
+from gvcluster.errors import ConnectFailed
 from gvcluster.net.loop import HubLoop
 from gvcluster.net.pool import NodePool
 from gvcluster.net.state import ClusterState
@@ -35,6 +36,17 @@ class Nodes:
         if pool is None:
             pool = self.pools[address] = NodePool(address, self._state, self._loop, self._trouble)
         return pool
+
+    def redirected_to(self, address: Address, maybe_executed: bool) -> Address:
+        """Where a redirect leads, by the user's `address_map`.
+
+        Raises:
+            ConnectFailed: it refused the address. `maybe_executed` is for this error.
+        """
+        try:
+            return translate(address, self._state.options.address_map)
+        except ValueError as cause:
+            raise ConnectFailed(str(cause), address=address, maybe_executed=maybe_executed) from cause
 
     def _trouble(self) -> None:
         self.on_trouble()

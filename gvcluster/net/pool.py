@@ -60,6 +60,7 @@ class NodePool:
         self._closed_to_attempts_until = 0.0
         self._last_failure: GvClusterError | None = None
         self._retired = False
+        self._renewed = float("-inf")
 
     def __repr__(self) -> str:
         return f"<NodePool {self.address} lane={self.lane} exclusive={len(self._exclusive)} failures={self._failures}>"
@@ -173,7 +174,9 @@ class NodePool:
         try:
             transport = PlainTransport(dial(peer, deadline, options.on_connect), self._loop)
             connection = MultiplexedConnection(transport, self._loop, peer, self._on_lost)
-            shake_hands(partial(_ask, connection, deadline), options, self.address)
+            connection.hoard.most = options.max_reply_bytes
+            expected_id = self._state.id_expected_at(self.address)
+            shake_hands(partial(_ask, connection, deadline), options, self.address, expected_id)
         except BaseException as error:
             if connection is not None:
                 connection.close(error)
@@ -193,6 +196,15 @@ class NodePool:
             self._on_trouble()
         if self._state.options.on_disconnect is not None:
             self._loop.soon(self._state.options.on_disconnect, connection.peer, cause)
+
+    def renew_lane(self) -> None:
+        """Open the lane anew for the next call, at most once a second; the old one is closed when it owes nothing."""
+        lane, now = self.lane, monotonic()
+        if lane is not None and now - self._renewed >= LONGEST_WAIT:
+            self._renewed = now
+            self.lane = None
+            self._exclusive.add(lane)  # until it is closed
+            _close_when_empty(lane, ConnectionError("it may not lead to the same node as before"))
 
     # -- exclusive connections ----------------------------------------------------------------------------------------
 
@@ -226,13 +238,8 @@ class NodePool:
         self._close_lane_when_empty()
 
     def _close_lane_when_empty(self) -> None:
-        lane = self.lane
-        if lane is not None:
-            cause = ConnectionError("the node left the slot map")
-            if lane.in_flight:
-                lane.on_empty = lambda: lane.close(cause)
-            else:
-                lane.close(cause)
+        if self.lane is not None:
+            _close_when_empty(self.lane, ConnectionError("the node left the slot map"))
 
     def wait_empty(self, deadline: float) -> None:
         """Wait until nothing is in flight on the lane."""
@@ -261,6 +268,13 @@ class NodePool:
 def _ask(connection: MultiplexedConnection, deadline: float, *args: object) -> object:
     """One command of the handshake."""
     return connection.call_within(encode(args), deadline)
+
+
+def _close_when_empty(lane: MultiplexedConnection, cause: BaseException) -> None:
+    if lane.in_flight:
+        lane.on_empty = lambda: lane.close(cause)
+    else:
+        lane.close(cause)
 
 
 def _again(error: GvClusterError | None, address: Address) -> GvClusterError:

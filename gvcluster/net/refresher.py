@@ -14,7 +14,7 @@ from gvcluster.core.resp import encode
 from gvcluster.core.retry import Pace
 from gvcluster.core.topology import Topology, UnusableMap, parse_nodes, parse_slots
 from gvcluster.core.views import Verdict, View
-from gvcluster.errors import GvClusterError, ReplyError, TopologyUnavailable
+from gvcluster.errors import GvClusterError, TopologyUnavailable
 from gvcluster.net.loop import TICK, HubLoop, remaining
 from gvcluster.net.nodes import Nodes
 from gvcluster.net.state import ClusterState
@@ -153,12 +153,14 @@ class Refresher:
         try:
             view = self._ask_around(first, begun)
             self.refreshes += 1
+            self._state.adrift = False
             verdict = self._accept(view)
             this.topology = view.topology
             if verdict.topology is None:
                 self.schedule(verdict.ask)
         except TopologyUnavailable as error:
             this.error = error
+            self._state.adrift = True
         finally:
             self._current = None
             this.done.set()
@@ -197,13 +199,9 @@ class Refresher:
         reply = lane.call_within(command, monotonic() + patience)
         if isinstance(reply, GvClusterError):
             raise reply
-        return parse(reply, address)
+        return parse(reply, address).readdressed(self._state.options.address_map)
 
 
 def _no_map(failures: Sequence[tuple[Address, Exception]]) -> str:
-    told = "; ".join(f"{address}: {_reason(error)}" for address, error in failures)
+    told = "; ".join(f"{address}: {error}" for address, error in failures)
     return f"no usable slot map ({told})" if told else "no usable slot map: there was nobody to ask"
-
-
-def _reason(error: Exception) -> str:
-    return error.message if isinstance(error, ReplyError) else str(error)

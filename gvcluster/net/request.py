@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gvcluster.core.commands import Command, CommandTable, Route, block_timeout, route
@@ -23,7 +23,7 @@ class Request:
     which the deadline does not count.
     """
 
-    data: bytes
+    data: bytes = field(repr=False)
     call: Call
     exclusive: bool
     command_timeout: float

@@ -22,6 +22,7 @@ class ClusterState:
     topology: the last accepted slot map.
     memory: what decides whether a fetched map is newer.
     fetched: when the fetch of the last usable map began, even if it was no news (monotonic clock).
+    adrift: nobody gave a map when one was fetched last: the seeds are believed again, whoever they are by now.
     closing: no new calls. closed: no calls at all.
     redirects, retries: how many were followed or made, over all calls.
     runtimes: one for each hub that has used the cluster.
@@ -33,6 +34,7 @@ class ClusterState:
     topology: Topology | None = None
     memory: Memory = field(default_factory=Memory)
     fetched: float = field(default=float("-inf"))
+    adrift: bool = False
     closing: bool = False
     closed: bool = False
     redirects: int = 0
@@ -43,6 +45,13 @@ class ClusterState:
     def patience(self) -> float:
         """How long a call without options of its own waits for its first reply, in seconds."""
         return min(self.command_timeout, self.options.timeout)
+
+    def id_expected_at(self, address: Address) -> str | None:
+        """The id of the node that the slot map has at this address, if it is to be checked."""
+        if not self.options.client_info or self.topology is None or (self.adrift and address in self.seeds):
+            return None
+        node = self.topology.node_at(address)
+        return node.id or None if node is not None else None
 
     def tell(self, event: Event) -> None:
         """Call the user's `on_event`, never after Closed.

@@ -12,6 +12,7 @@ Needs no monkey-patching. The nodes live in greenlets of the hub that starts the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import groupby
 from types import TracebackType
 from typing import Self
@@ -206,7 +207,21 @@ class FakeCluster:
             slots = list(group)
             if is_mine:
                 parts.append(f"{slots[0]}-{slots[-1]}" if len(slots) > 1 else str(slots[0]))
-        return " ".join(parts)
+        return " ".join([*parts, *(self._open_slots(node) if node is asked else ())])
+
+    def _open_slots(self, node: FakeNode) -> Iterator[str]:
+        """What a node says in its own line about the slots that are moving to or from it."""
+        for slot, target in self.migrations.items():
+            source = self._owners[slot]
+            if source is node:
+                yield f"[{slot}->-{target.id}]"
+            elif target is node and source is not None:
+                yield f"[{slot}-<-{source.id}]"
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether every slot has an owner: else CLUSTER INFO says `cluster_state:fail`."""
+        return None not in self._owners
 
     @staticmethod
     def _raise_first(failures: list[BaseException]) -> None:

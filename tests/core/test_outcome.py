@@ -192,7 +192,9 @@ def test_what_a_script_could_have_made_up_is_doubtful_until_confirmed(text, clai
     assert outcome.error.maybe_executed
 
 
-@pytest.mark.parametrize("text", ["ERR user_script:1: oops", "WRONGTYPE x", "MOVED 99 10.0.0.1:7000", "MOVED", "NOSCRIPT No"])
+@pytest.mark.parametrize(
+    "text", ["ERR user_script:1: oops", "WRONGTYPE x", "MOVED 99 10.0.0.1:7000", "MOVED", "NOSCRIPT No"]
+)
 def test_any_other_error_of_a_script_is_the_callers_and_the_script_may_have_run(text):
     outcome = met(text, script=True)
     assert type(outcome) is Failed

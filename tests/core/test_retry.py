@@ -1,6 +1,7 @@
 """The table of "what happened, what is done", row by row. Time and chance are arguments."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -32,17 +33,8 @@ NODE = Address("10.0.0.1", 7000)
 
 
 def call(**changes):
-    given = dict(
-        name="SET",
-        slot=5,
-        read_only=False,
-        script=False,
-        policy="safe",
-        began=BEGAN,
-        deadline=DEADLINE,
-        max_redirects=16,
-    )
-    return Call(**{**given, **changes})
+    a_write = Call("SET", 5, False, False, "safe", BEGAN, DEADLINE, 16)
+    return replace(a_write, **changes)
 
 
 def met(kind, *rest, error=None):
