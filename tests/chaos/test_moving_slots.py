@@ -1,0 +1,96 @@
+"""Slots that change their owner under load, one by one, half, or all at once: no call notices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+
+from gvcluster import Cluster, Statistics, hash_slot
+from gvcluster.testing import LocalCluster, Node
+
+
+def test_fifty_slots_are_moved_key_by_key_without_an_error(
+    cluster: Cluster, live_cluster: LocalCluster, shards: list[Node], load: Callable[..., Any]
+) -> None:
+    source, target, _ = shards
+    with load(cluster) as under_load:
+        slots = {hash_slot(worker.tag) for worker in under_load.of(source.address)}
+        live_cluster.move_slots(sorted(slots.union(slots_of(source)[: 50 - len(slots)])), target)
+        under_load.wait_until_served()
+        cluster.refresh()
+        redirects = cluster.statistics().redirects
+        under_load.wait_until_served()
+        assert cluster.statistics().redirects == redirects, "everybody knows the new owner by now"
+    assert (under_load.errors(), under_load.wrong) == ([], [])
+    under_load.check_counts()
+    assert cluster.statistics().redirects >= len(slots), "each was in use"
+    assert_each_has_one_connection(shards, cluster.statistics())
+
+
+def test_a_half_moved_slot_serves_both_halves_and_lets_wait_who_needs_both(
+    cluster: Cluster, live_cluster: LocalCluster, shards: list[Node], load: Callable[..., Any]
+) -> None:
+    source, target, _ = shards
+    with load(cluster) as under_load:
+        worker = under_load.of(source.address)[0]
+        move = live_cluster.begin_move(hash_slot(worker.tag), target)
+        move.move_keys(worker.count)
+        under_load.wait_until_served()
+        asked = cluster.statistics()
+        assert asked.redirects >= 2, "to increment, and to read the count"
+        both = gevent.spawn(cluster.execute, "MGET", worker.token, worker.count)
+        with gevent.Timeout(5):
+            while cluster.statistics().retries < asked.retries + 3:
+                gevent.sleep(0.005)
+        under_load.wait_until_served()
+        assert not both.ready()
+        live_cluster.finish_move(move)
+        token, count = both.get(timeout=5)
+        assert token == worker.tag.encode()
+        assert 0 < int(count) <= worker.acknowledged + 1
+        under_load.wait_until_served()
+    assert (under_load.errors(), under_load.wrong) == ([], [])
+    under_load.check_counts()
+    assert_each_has_one_connection(shards, cluster.statistics())
+
+
+def test_many_slots_are_moved_at_once_without_an_error_where_the_server_can(
+    cluster: Cluster, live_cluster: LocalCluster, shards: list[Node], load: Callable[..., Any]
+) -> None:
+    if not live_cluster.server.has_atomic_moves:
+        pytest.skip("only Valkey 9 moves slots atomically")
+    target, _, source = shards  # this source has not lost single slots in the tests before
+    first, last = longest_run(slots_of(source))
+    last = (first + last) // 2  # a primary that loses all its slots becomes a replica
+    before = cluster.statistics()
+    with load(cluster) as under_load:
+        used = [hash_slot(worker.tag) for worker in under_load.of(source.address)]
+        assert any(first <= slot <= last for slot in used)
+        live_cluster.move_slots_atomically(first, last, target)
+        under_load.wait_until_served()
+    assert (under_load.errors(), under_load.wrong) == ([], [])
+    under_load.check_counts()
+    ended = cluster.statistics()
+    # One map for the whole range, not a redirect for each slot; who was under way was redirected, too.
+    assert 1 <= ended.redirects <= 3 * len(used)
+    assert ended.refreshes - before.refreshes <= 5
+    assert_each_has_one_connection(shards, ended)
+
+
+def slots_of(node: Node) -> list[int]:
+    """The slots that the node itself says are its own."""
+    return [slot for first, last in node.view().me.slots for slot in range(first, last + 1)]
+
+
+def longest_run(slots: list[int]) -> tuple[int, int]:
+    runs: list[tuple[int, int]] = []
+    for slot in slots:
+        first = runs.pop()[0] if runs and runs[-1][1] == slot - 1 else slot
+        runs.append((first, slot))
+    return max(runs, key=lambda run: run[1] - run[0])
+
+
+def assert_each_has_one_connection(nodes: list[Node], statistics: Statistics) -> None:
+    opened = {node.address: node.opened for node in statistics.nodes}
+    assert [opened[node.address] for node in nodes] == [1, 1, 1]

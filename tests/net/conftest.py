@@ -1,0 +1,90 @@
+"""Scripted nodes and clusters that meet them, ended with the test."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from gvcluster import Cluster
+from gvcluster.testing.answers import NOT_HANDLED
+from gvcluster.testing.fake import FakeCluster
+from gvcluster.testing.fake_connection import FakeConnection
+
+
+@pytest.fixture
+def one_node() -> Iterator[FakeCluster]:
+    """A started FakeCluster of one node, which owns every slot. Ask it for `nodes[0]`."""
+    with FakeCluster(1) as fake:
+        yield fake
+
+
+@pytest.fixture
+def connect_to(protocol: int) -> Iterator[Callable[..., Cluster]]:
+    """`connect_to(fake, **options)` is a ready Cluster that is closed after the test."""
+    opened: list[Cluster] = []
+
+    def connect(fake: FakeCluster, **options: Any) -> Cluster:
+        cluster = Cluster(fake.seeds, **{"protocol": protocol, **options})
+        opened.append(cluster)
+        cluster.connect()
+        return cluster
+
+    yield connect
+    for cluster in opened:
+        cluster.close()
+
+
+class Held:
+    """A node that answers GET, SET and INCR with their key, but only when it is told to."""
+
+    def __init__(self, fake: FakeCluster) -> None:
+        (self.node,) = fake.nodes
+        self.owed: list[tuple[FakeConnection, bytes]] = []
+        self.node.override = self._hold
+
+    def _hold(self, _node: object, connection: FakeConnection, args: list[bytes]) -> Any:
+        if args[0] not in (b"GET", b"SET", b"INCR"):
+            return NOT_HANDLED
+        self.owed.append((connection, b"$%d\r\n%b\r\n" % (len(args[1]), args[1])))
+        return None
+
+    def wait_for(self, count: int) -> None:
+        """Wait until so many commands are owed a reply."""
+        self.node.wait_until(lambda: len(self.owed) >= count)
+
+    def answer(self, count: int | None = None) -> None:
+        """Answer the oldest, or all."""
+        answered, self.owed = self.owed[:count], self.owed[count:] if count else []
+        for connection, reply in answered:
+            with contextlib.suppress(OSError):  # the connection was ended meanwhile
+                connection.send(reply)
+
+    def answer_from_now_on(self) -> None:
+        """Answer all, and everything that follows at once."""
+        self.node.override = lambda node, connection, args: (
+            NOT_HANDLED if self._hold(node, connection, args) is NOT_HANDLED else self.owed.pop()[1]
+        )
+        self.answer()
+
+
+@pytest.fixture
+def held(one_node) -> Held:
+    return Held(one_node)
+
+
+@pytest.fixture
+def lost() -> list[BaseException | None]:
+    """Why connections ended, in order: see `connect`."""
+    return []
+
+
+@pytest.fixture
+def connect(one_node, connect_to, lost) -> Callable[..., Cluster]:
+    """`connect(**options)`: a Cluster that does not retry, and notes in `lost` why connections ended."""
+
+    def connect(**options: Any) -> Cluster:
+        given = {"retry": "never", "client_info": False, "on_disconnect": lambda _, error: lost.append(error)}
+        return connect_to(one_node, **{**given, **options})
+
+    return connect

