@@ -5,8 +5,6 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any
 
-import gevent
-
 from gvcluster.core.address import Address
 from gvcluster.core.commands import CommandTable
 from gvcluster.core.outcome import Moved, Outcome, Refused, Unserved, classify
@@ -42,7 +40,7 @@ class Executor:
 
     def __init__(self, runtime: Runtime, commands: CommandTable) -> None:
         self.hub = runtime.hub
-        self.runtime = runtime
+        self.runtime, self._loop = runtime, runtime.loop
         self.active = 0  # calls that do more than wait for their first reply
         self._state, self._nodes = runtime.state, runtime.nodes
         self._refresher, self._failover = runtime.refresher, runtime.failover
@@ -98,7 +96,7 @@ class Executor:
         """Wait until the calls under way have ended."""
         while (self.active or any(pool.in_flight for pool in self._nodes.pools.values())) and monotonic() < deadline:
             self._nodes.wait_empty(deadline)
-            gevent.sleep(TICK)
+            self._loop.sleep(TICK)
 
     # -- attempts and decisions ---------------------------------------------------------------------------------------
 
@@ -157,7 +155,7 @@ class Executor:
 
     def _pause(self, seconds: float) -> None:
         """Wait so long, or until the cluster is closed."""
-        self.runtime.ended.wait(max(TICK, seconds))
+        self._loop.wait(self.runtime.ended, seconds)
 
     def _attempt(self, request: Request, target: Follow | None) -> tuple[Any, Address | None]:
         """Send once, and say who was asked. Returns an Outcome instead of an error."""

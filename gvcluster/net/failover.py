@@ -14,6 +14,7 @@ import gevent
 from gvcluster.core.resp import encode
 from gvcluster.core.topology import Node
 from gvcluster.errors import GvClusterError, ReplyError
+from gvcluster.net.loop import HubLoop
 from gvcluster.net.nodes import Nodes
 from gvcluster.net.refresher import Refresher
 from gvcluster.net.state import ClusterState
@@ -30,8 +31,8 @@ _ROLE = encode(("ROLE",))
 class FailoverWatch:
     """Watches the replicas of the shards whose primaries can not be reached, in one hub."""
 
-    def __init__(self, state: ClusterState, nodes: Nodes, refresher: Refresher) -> None:
-        self._state, self._nodes, self._refresher = state, nodes, refresher
+    def __init__(self, state: ClusterState, loop: HubLoop, nodes: Nodes, refresher: Refresher) -> None:
+        self._state, self._loop, self._nodes, self._refresher = state, loop, nodes, refresher
         self._wanted_until: dict[str, float] = {}  # by shard
         self._watched: dict[Node, gevent.Greenlet[..., None]] = {}  # replicas, and who asks them
 
@@ -46,7 +47,7 @@ class FailoverWatch:
             self._wanted_until[owner.shard] = monotonic() + seconds + LINGER
             for replica in topology.replicas_of(owner):
                 if replica not in self._watched:
-                    self._watched[replica] = gevent.spawn(self._watch, replica)
+                    self._watched[replica] = self._loop.spawn(self._watch, replica)
         self._refresher.wait_for_news(seconds)
 
     def close(self) -> None:
@@ -61,7 +62,7 @@ class FailoverWatch:
             while self._is_wanted(replica):
                 if self._is_promoted(replica):
                     self._refresher.schedule(replica.address, urgent=True)
-                gevent.sleep(pause * (0.75 + self._state.options.rng.random() / 2))
+                self._loop.sleep(pause * (0.75 + self._state.options.rng.random() / 2))
                 pause = min(pause * GROWTH, LONGEST_PAUSE)
         finally:
             self._watched.pop(replica, None)
