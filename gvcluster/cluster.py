@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from time import monotonic
 from types import TracebackType
@@ -15,8 +16,9 @@ from gvcluster.core.slots import Key, hash_slot
 from gvcluster.core.topology import Node, Topology
 from gvcluster.errors import TopologyUnavailable
 from gvcluster.events import Closed
+from gvcluster.net import forks
 from gvcluster.net.executor import Executor
-from gvcluster.net.hubs import Hubs
+from gvcluster.net.hubs import Hubs, release
 from gvcluster.net.state import ClusterState
 from gvcluster.options import (
     CallOptions,
@@ -58,6 +60,10 @@ class Cluster:
         self._hubs = Hubs(self._state, self._commands)
         self._executor: Any = None  # the one used last; valid only in its own hub
         self._hub: Hub | None = None
+        self._draws_its_own = "rng" not in options
+        forks.remember(self)
+        # At the end of the process the system closes everything, and a module that kept a client needs no warning.
+        weakref.finalize(self, release, self._state).atexit = False
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[ClusterOptions]) -> Self:
@@ -290,6 +296,13 @@ class Cluster:
             self.close()
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _after_fork(self) -> None:
+        """Forget the parent's hubs and connections: the next command makes new ones."""
+        self._executor = self._hub = None
+        self._hubs.start_over()
+        if self._draws_its_own:  # else all workers of a server would back off in step
+            self._state.options.rng.seed()
 
     def _executor_here(self) -> Executor:
         """The executor of the hub that runs now, made at first use."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from _socket import IPPROTO_TCP, SO_KEEPALIVE, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY
+import os
+from _socket import AF_UNIX, IPPROTO_TCP, SO_KEEPALIVE, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY
 from _socket import socket as raw_socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import gevent.socket
 
 from gvcluster.core.address import Address
 from gvcluster.errors import ConnectFailed
-from gvcluster.net.loop import TICK, remaining
+from gvcluster.net.loop import TICK, HubLoop, remaining
 
 # Keepalive after 15 s of silence, then every 5 s, 3 times; and unacknowledged data for 30 s: a peer that went without a
 # word is found within half a minute, idle or not. Option numbers are Linux's; other systems keep their defaults.
@@ -44,7 +45,23 @@ class Connection:
         return f"<Connection {self.purpose} to {self.address}>"
 
 
-def dial(connection: Connection, deadline: float, on_connect: OnConnect | None) -> raw_socket:
+class HalfOpen:
+    """A socket that no connection owns yet."""
+
+    __slots__ = ("__weakref__", "_socket")
+
+    def __init__(self, sock: Any) -> None:
+        self._socket = sock
+
+    def abandon(self) -> None:
+        """Put a socket that leads nowhere under its number: gevent may be watching it, or wait in its `connect`."""
+        if self._socket.fileno() >= 0:
+            nowhere = raw_socket(AF_UNIX, SOCK_DGRAM)
+            os.dup2(nowhere.fileno(), self._socket.fileno(), inheritable=False)
+            nowhere.close()
+
+
+def dial(connection: Connection, deadline: float, on_connect: OnConnect | None, loop: HubLoop) -> raw_socket:
     """Connect to the first of the address's resolved addresses that accepts, and fill in `connection`.
 
     Blocks: until connected or the deadline. A kill or Timeout closes what was opened.
@@ -54,17 +71,20 @@ def dial(connection: Connection, deadline: float, on_connect: OnConnect | None) 
     """
     address = connection.address
     try:
-        sock = _connect_any(address, deadline)
+        sock = _connect_any(address, deadline, loop)
     except OSError as cause:
         error = _failed(address, cause)
         if on_connect is not None:
             _tell_failure(on_connect, connection, error)
         raise error from cause
+    half_open = HalfOpen(sock)
+    loop.watch_over(half_open)
     try:
         _tune(sock)
         connection.socket, connection.peername = sock, Address(*sock.getpeername()[:2])
         if on_connect is not None:
             on_connect(connection, None)
+        loop.halt_copy()
     except BaseException as cause:
         connection.socket = None
         sock.close()
@@ -87,14 +107,16 @@ def _tell_failure(on_connect: OnConnect, connection: Connection, error: ConnectF
         error.add_note(f"on_connect raised {type(raised).__name__} when it was told")
 
 
-def _connect_any(address: Address, deadline: float) -> raw_socket:
-    candidates = _resolve(address, deadline)
+def _connect_any(address: Address, deadline: float, loop: HubLoop) -> raw_socket:
+    with loop.only_here():
+        candidates = _resolve(address, deadline)
     failure: BaseException = OSError(f"{address.host} has no address")
     for position, (family, sockaddr) in enumerate(candidates):
         # An address that swallows packets must not use up the time of those after it.
         share = (deadline - monotonic()) / (len(candidates) - position)
         try:
-            return _connect(family, sockaddr, share)
+            with loop.only_here():
+                return _connect(family, sockaddr, share, loop)
         except OSError as error:
             failure = error
     raise failure
@@ -111,8 +133,10 @@ def _resolve(address: Address, deadline: float) -> list[tuple[int, Any]]:
     return [(gevent.socket.AF_INET if version == 4 else gevent.socket.AF_INET6, (address.host, address.port))]
 
 
-def _connect(family: int, sockaddr: Any, seconds: float) -> raw_socket:
+def _connect(family: int, sockaddr: Any, seconds: float, loop: HubLoop) -> raw_socket:
     sock = gevent.socket.socket(family, SOCK_STREAM)
+    half_open = HalfOpen(sock)
+    loop.watch_over(half_open)
     try:
         sock.settimeout(max(TICK, seconds))
         sock.connect(sockaddr)

@@ -6,8 +6,6 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any
 
-import gevent
-
 from gvcluster.core.address import Address
 from gvcluster.core.commands import CommandTable
 from gvcluster.core.outcome import Moved, Outcome, Refused, Unserved, classify
@@ -44,7 +42,7 @@ class Executor:
 
     def __init__(self, runtime: Runtime, commands: CommandTable) -> None:
         self.hub = runtime.hub
-        self.runtime = runtime
+        self.runtime, self._loop = runtime, runtime.loop
         self.active = 0  # calls that do more than wait for their first reply
         self._state, self._nodes = runtime.state, runtime.nodes
         self._refresher, self._failover = runtime.refresher, runtime.failover
@@ -101,7 +99,7 @@ class Executor:
         """Wait until the calls under way have ended."""
         while (self.active or self._nodes.in_flight) and monotonic() < deadline:
             self._nodes.wait_empty(deadline)
-            gevent.sleep(TICK)
+            self._loop.sleep(TICK)
 
     # -- attempts and decisions ---------------------------------------------------------------------------------------
 
@@ -160,7 +158,7 @@ class Executor:
 
     def _pause(self, seconds: float) -> None:
         """Wait so long, or until the cluster is closed."""
-        self.runtime.ended.wait(max(TICK, seconds))
+        self._loop.wait(self.runtime.ended, seconds)
 
     def _attempt(self, request: Request, target: Follow | None) -> tuple[Any, Address | None]:
         """Send once, and say who was asked. Returns an Outcome instead of an error."""

@@ -15,6 +15,7 @@ import gevent
 from gvcluster.core.resp import encode
 from gvcluster.core.topology import Node
 from gvcluster.errors import GvClusterError, ReplyError
+from gvcluster.net.loop import HubLoop
 from gvcluster.net.nodes import Nodes
 from gvcluster.net.refresher import Refresher
 from gvcluster.net.state import ClusterState
@@ -31,8 +32,8 @@ _ROLE = encode(("ROLE",))
 class FailoverWatch:
     """Watches the shards whose primaries can not be reached, in one hub."""
 
-    def __init__(self, state: ClusterState, nodes: Nodes, refresher: Refresher) -> None:
-        self._state, self._nodes, self._refresher = state, nodes, refresher
+    def __init__(self, state: ClusterState, loop: HubLoop, nodes: Nodes, refresher: Refresher) -> None:
+        self._state, self._loop, self._nodes, self._refresher = state, loop, nodes, refresher
         self._wanted_until: dict[str, float] = {}  # by shard
         self._watched: dict[Node, gevent.Greenlet[..., None]] = {}  # and who asks them
 
@@ -66,7 +67,7 @@ class FailoverWatch:
 
     def _begin(self, node: Node, ask: Callable[[Node], None]) -> None:
         if node not in self._watched:
-            self._watched[node] = gevent.spawn(ask, node)
+            self._watched[node] = self._loop.spawn(ask, node)
 
     def _revive(self, primary: Node) -> None:
         """Try to connect to the primary itself; when it is back, those who wait for its shard are woken."""
@@ -76,7 +77,7 @@ class FailoverWatch:
                 try:
                     pool.wait_lane(monotonic() + self._state.options.connect_timeout)
                 except GvClusterError:
-                    gevent.sleep(max(FIRST_PAUSE, pool.pause_left()))
+                    self._loop.sleep(max(FIRST_PAUSE, pool.pause_left()))
                 else:
                     self._refresher.tell_news()
                     return
@@ -95,7 +96,7 @@ class FailoverWatch:
             while self._is_wanted(replica):
                 if self._is_promoted(replica):
                     self._refresher.schedule(replica.address, urgent=True)
-                gevent.sleep(pause * (0.75 + self._state.options.rng.random() / 2))
+                self._loop.sleep(pause * (0.75 + self._state.options.rng.random() / 2))
                 pause = min(pause * GROWTH, LONGEST_PAUSE)
         finally:
             self._watched.pop(replica, None)

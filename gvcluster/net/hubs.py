@@ -1,9 +1,11 @@
-"""The hubs that use a Cluster: one executor for each, made at first use."""
+"""The hubs that use a Cluster: one executor for each, made at first use, and dropped when the hub is no more."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
+from gevent._hub_local import get_hub_if_exists
 from gevent.hub import get_hub
 
 from gvcluster.core.commands import CommandTable
@@ -11,6 +13,7 @@ from gvcluster.errors import ClosedError
 from gvcluster.net.executor import Executor
 from gvcluster.net.runtime import Runtime
 from gvcluster.net.state import ClusterState
+from gvcluster.net.turns import Turns
 from gvcluster.reports import NodeStatistics, Statistics
 
 
@@ -20,6 +23,7 @@ class Hubs:
     def __init__(self, state: ClusterState, commands: CommandTable) -> None:
         self._state, self._commands = state, commands
         self._executors: list[Executor] = []
+        self._commands_before, self._refreshes_before = 0, 0  # of hubs that are no more
 
     def here(self) -> Executor:
         """The executor of the hub that runs now.
@@ -30,7 +34,7 @@ class Hubs:
         if self._state.closing:
             raise ClosedError("the cluster was closed; make a new one")
         hub = get_hub()
-        for executor in tuple(self._executors):
+        for executor in self._living():
             if executor.hub is hub:
                 return executor
         runtime = Runtime(self._state, hub)
@@ -41,26 +45,68 @@ class Hubs:
 
     def everywhere(self, do: Callable[[Executor], object]) -> None:
         """Have it done in every hub: at once in this one, soon in those of other threads."""
-        here = get_hub()
-        for executor in tuple(self._executors):
+        here = get_hub_if_exists()
+        for executor in self._living():
             if executor.hub is here:
                 do(executor)
             else:
                 executor.runtime.loop.from_other_threads(do, executor)
 
+    def _living(self) -> list[Executor]:
+        """The executors whose hubs still exist. The connections of the others are closed."""
+        for executor in tuple(self._executors):
+            if executor.runtime.is_over():
+                self._drop(executor)
+        return list(self._executors)
+
+    def _drop(self, executor: Executor) -> None:
+        runtime = executor.runtime
+        try:
+            self._executors.remove(executor)
+            self._state.runtimes.remove(runtime)
+        except ValueError:
+            return  # another thread was faster
+        self._commands_before += runtime.nodes.commands
+        self._refreshes_before += runtime.refresher.refreshes
+        runtime.abandon()
+
+    def start_over(self) -> None:
+        """Begin anew in a forked child, with the slot map as it is. Never switches."""
+        self._executors.clear()
+        self._state.runtimes.clear()
+        self._state.turns = Turns()
+
     def statistics(self) -> Statistics:
         """Count over all hubs."""
-        runtimes = [executor.runtime for executor in tuple(self._executors)]
+        runtimes = [executor.runtime for executor in self._living()]
         topology = self._state.topology
         return Statistics(
             route_version=topology.route_version if topology is not None else 0,
-            commands=sum(runtime.nodes.commands for runtime in runtimes),
+            commands=self._commands_before + sum(runtime.nodes.commands for runtime in runtimes),
             redirects=self._state.redirects,
             retries=self._state.retries,
-            refreshes=sum(runtime.refresher.refreshes for runtime in runtimes),
+            refreshes=self._refreshes_before + sum(runtime.refresher.refreshes for runtime in runtimes),
             nodes=tuple(
                 NodeStatistics(pool.address, pool.connections, pool.opened, pool.commands, pool.in_flight)
                 for runtime in runtimes
                 for pool in tuple(runtime.nodes.pools.values())
             ),
         )
+
+
+def release(state: ClusterState) -> None:
+    """The Cluster was collected without close(): have each hub close its connections, and say so.
+
+    A collection strikes anywhere, in any thread: never switches, waits or sends.
+    """
+    if state.closed or not state.runtimes:
+        return
+    state.closing = state.closed = True
+    seeds = ",".join(map(str, state.seeds))
+    for runtime in tuple(state.runtimes):
+        if runtime.is_over():
+            runtime.abandon()
+        else:
+            cause = ConnectionError("the Cluster was dropped without close()")
+            runtime.loop.from_other_threads(runtime.close, cause)
+    warnings.warn(f"a Cluster was dropped without close(): {seeds}", ResourceWarning, stacklevel=2)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakSet
 
+import gevent
+from gevent._hub_local import get_hub_if_exists
+from gevent.event import Event
+from gevent.exceptions import LoopExit
 from gevent.hub import Hub
-from greenlet import getcurrent
+from greenlet import GreenletExit, getcurrent
 
 from gvcluster.errors import BlockedInHub
+from gvcluster.net import forks
 
 READ, WRITE = 1, 2
 
@@ -18,27 +25,60 @@ READ, WRITE = 1, 2
 TURN = 0.002
 
 
-# libuv counts in milliseconds, and warns of less.
-TICK = 0.001
+# libuv counts in milliseconds, and warns of less; and it has no number for "for ever": a year will do.
+TICK, YEAR = 0.001, 365 * 86400.0
 
 
 def remaining(deadline: float) -> float:
     """Seconds until the deadline, and at least a tick: a wait that is over at once, not one that fails."""
-    return max(TICK, deadline - monotonic())
+    return min(YEAR, max(TICK, deadline - monotonic()))
+
+
+class Abandoned(Protocol):
+    """What has a socket: it can be let go where its hub will not do it."""
+
+    def abandon(self) -> None:
+        """Close the socket: no shutdown, no goodbye, nobody is told. Never switches."""
+
+
+class _LibuvWatcher:
+    """gevent's libuv loop has one real watcher for each fd, and ignores the `ref` of those that it hands out."""
+
+    __slots__ = ("_real", "close", "start", "stop")
+
+    def __init__(self, watcher: Any) -> None:
+        self._real: Any = watcher._watcher_ref
+        self.start, self.stop, self.close = watcher.start, watcher.stop, watcher.close
+
+    @property
+    def ref(self) -> bool:
+        return bool(self._real.ref)
+
+    @ref.setter
+    def ref(self, value: bool) -> None:
+        self._real.ref = value
 
 
 class HubLoop:
-    """Parking, callbacks, watchers and timers of one hub, and the budget of its turns."""
+    """Parking, callbacks, watchers and timers of one hub, and the budget of its turns.
 
-    __slots__ = ("_turn", "_turn_ends", "hub", "park", "soon")
+    In a forked child it is a *copy*: the original goes on in the parent. Whatever of ours waited with it waits for
+    ever in the child, even if a copied timer or a copied `gevent.Timeout` wakes it.
+    """
+
+    __slots__ = ("__weakref__", "_loop", "_sockets", "_turn", "_turn_ends", "hub", "is_copy", "park", "soon")
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
+        self.is_copy = False
         self.park: Callable[[], Any] = hub.switch
         self.soon: Callable[..., Any] = hub.loop.run_callback
+        self._loop: Any = hub.loop  # a destroyed hub forgets it
+        self._sockets: WeakSet[Abandoned] = WeakSet()
         # A callback that does nothing, in C: once it is no longer pending, another turn of the loop has begun.
         self._turn = self.soon(int)
         self._turn_ends = 0.0
+        forks.remember(self)
 
     def refuse_to_wait_in_hub(self) -> None:
         """Raise BlockedInHub if the hub itself would have to wait: every greenlet would."""
@@ -46,12 +86,100 @@ class HubLoop:
             raise BlockedInHub("this call would wait, and the hub must not: spawn a greenlet for it")
 
     def from_other_threads(self, callback: Callable[..., object], *args: Any) -> None:
-        """Have the hub call it: the one way in from another thread's hub."""
-        self.hub.loop.run_callback_threadsafe(callback, *args)
+        """Have the hub call it, unless it was destroyed: the one way in from another thread's hub."""
+        if self.has_hub():
+            self._loop.run_callback_threadsafe(callback, *args)
+
+    def tell_user(self, callback: Callable[..., object], *args: Any) -> None:
+        """Have the hub call a callback of the user soon, in this process only."""
+        self.soon(self._tell_user, callback, args)
+
+    def _tell_user(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        if not self.is_copy:
+            callback(*args)
+
+    def spawn(self, function: Callable[..., object], *args: Any) -> gevent.Greenlet[..., None]:
+        """Run it in a greenlet of its own, in this process only."""
+        return gevent.spawn(self._tell_user, function, args)
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def only_here(self) -> Iterator[None]:
+        """Whatever waits in here does not come back in a forked child."""
+        try:
+            yield
+        except BaseException as error:
+            self.halt_copy(error)
+            raise
+        self.halt_copy()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait so many seconds."""
+        with self.only_here():
+            gevent.sleep(max(TICK, seconds))
+
+    def wait(self, event: Event, seconds: float) -> bool:
+        """Wait for the event, at most so many seconds. Returns whether it is set."""
+        with self.only_here():
+            return bool(event.wait(max(TICK, seconds)))
+
+    def halt_copy(self, error: BaseException | None = None) -> None:
+        """Wait for ever, if this is a copy: what woke the caller was meant for the original.
+
+        Two things end the wait: that somebody in the child kills the greenlet, and that nothing is left to run.
+        """
+        if not self.is_copy:
+            return
+        # The frame holds its own greenlet, which is therefore never collected: that would throw GreenletExit into it.
+        me = getcurrent()
+        while me is not None and not isinstance(error, GreenletExit | LoopExit):
+            try:
+                self.park()
+            except BaseException as another:
+                error = another
+        if error is not None:
+            raise error
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def watch_over(self, somebody: Abandoned) -> None:
+        """Have its socket closed where this hub will not do it: in a forked child, or after the hub's own end."""
+        self._sockets.add(somebody)
+
+    def has_hub(self) -> bool:
+        """Whether the hub was not destroyed."""
+        return self.hub.loop is not None
+
+    def abandon(self) -> None:
+        """Close all sockets here and now: the hub is gone, or this is a copy of it. Never switches."""
+        for somebody in list(self._sockets):
+            somebody.abandon()
+
+    def _after_fork(self) -> None:
+        self.is_copy = True
+        if self.hub is get_hub_if_exists():
+            # The kernel's list of what to watch is still the parent's. gevent.os.fork replaces it, os.fork does not:
+            # libev does so by itself, but with libuv the parent stopped hearing of its sockets.
+            self._loop.reinit()
+        self.abandon()
+
+    def drop(self, *watchers: Any) -> None:
+        """Stop and close watchers and timers. Those of a destroyed loop are gone already, and must not be touched."""
+        if self._loop.ptr:
+            for watcher in watchers:
+                watcher.stop()
+                watcher.close()
+
+    # -- watchers -----------------------------------------------------------------------------------------------------
 
     def io(self, fd: int, events: int) -> Any:
         """A watcher for a file descriptor; it keeps the loop alive only while its `ref` is set."""
-        return self.hub.loop.io(fd, events, ref=False)
+        watcher: Any = self.hub.loop.io(fd, events, ref=False)
+        if hasattr(watcher, "_watcher_ref"):
+            watcher = _LibuvWatcher(watcher)
+            watcher.ref = False
+        return watcher
 
     def timer(self, after: float, *, ref: bool = False) -> Any:
         """A timer that goes off once, after so many seconds; it keeps the loop alive only if `ref`."""

@@ -70,6 +70,7 @@ class MultiplexedConnection:
         self._again = loop.timer(0, ref=True)
         self._watch = Watch(self, loop)
         self._readable.start(self._on_readable)
+        loop.watch_over(self)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._line)} in flight, {len(self._queue)} queued"
@@ -120,8 +121,9 @@ class MultiplexedConnection:
                         f"a {type(woken).__name__} was switched into a call that waits for a reply"
                     )
                 woken = self._park()  # that was for a call which this one interrupts; it will be woken again
-        except BaseException:
+        except BaseException as error:
             waiter.leave()
+            self._loop.halt_copy(error)
             raise
         waiter.wake = None
         if waiter.scheduled is not None:
@@ -292,7 +294,7 @@ class MultiplexedConnection:
 
     def _pushed(self, push: Any) -> None:
         if self.on_push is not None:
-            self._soon(self.on_push, push)
+            self._loop.tell_user(self.on_push, push)
 
     def _let_loop_end(self) -> None:
         """Let the loop end, if it has nothing else to do, once no reply is owed."""
@@ -336,6 +338,16 @@ class MultiplexedConnection:
     def close(self, cause: BaseException | None = None) -> None:
         """End it now. Every waiter is told; `cause` None means that the user asked for it. Never switches."""
         self._lose(cause)
+
+    def abandon(self) -> None:
+        """Let it go where its hub will not end it: nobody is woken or told, nothing is sent. Never switches."""
+        self.closed = True
+        self._transport.abandon()
+        self._loop.drop(self._again)
+        self._due.stop()
+        self._watch.abandon()
+        for waiter in chain(self._line, self._queue):
+            waiter.abandon()
 
     def _poison(self, error: BaseException) -> None:
         """Replies and waiters may no longer match: nothing on this connection can be trusted."""

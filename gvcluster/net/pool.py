@@ -114,7 +114,7 @@ class NodePool:
         opening = self._opening
         if opening is None:
             opening = self._opening = self._begin_to_open("multiplexed")
-        if not opening.done.wait(remaining(deadline)):
+        if not self._loop.wait(opening.done, remaining(deadline)):
             raise ConnectFailed(f"no connection to {self.address} in time", address=self.address)
         if opening.connection is None:
             raise _again(opening.error, self.address)
@@ -124,7 +124,7 @@ class NodePool:
         self._refuse_if_hopeless()
         opening = Opening()
         self._openings.add(opening)
-        opening.greenlet = gevent.spawn(self._open_connection, opening, purpose)
+        opening.greenlet = self._loop.spawn(self._open_connection, opening, purpose)
         return opening
 
     def _refuse_if_hopeless(self) -> None:
@@ -172,7 +172,7 @@ class NodePool:
         deadline = monotonic() + options.connect_timeout
         peer, connection = Connection(self.address, purpose), None
         try:
-            transport = PlainTransport(dial(peer, deadline, options.on_connect), self._loop)
+            transport = PlainTransport(dial(peer, deadline, options.on_connect, self._loop), self._loop)
             connection = MultiplexedConnection(transport, self._loop, peer, self._on_lost)
             connection.hoard.most = options.max_reply_bytes
             expected_id = self._state.id_expected_at(self.address)
@@ -195,7 +195,7 @@ class NodePool:
         if cause is not None and not self._retired and not self._state.closed:
             self._on_trouble()
         if self._state.options.on_disconnect is not None:
-            self._loop.soon(self._state.options.on_disconnect, connection.peer, cause)
+            self._loop.tell_user(self._state.options.on_disconnect, connection.peer, cause)
 
     def renew_lane(self) -> None:
         """Open the lane anew for the next call, at most once a second; the old one is closed when it owes nothing."""
@@ -216,7 +216,7 @@ class NodePool:
         """
         opening = self._begin_to_open("exclusive")
         try:
-            if not opening.done.wait(remaining(deadline)):
+            if not self._loop.wait(opening.done, remaining(deadline)):
                 raise ConnectFailed(f"no connection to {self.address} in time", address=self.address)
             if opening.connection is None:
                 raise _again(opening.error, self.address)
@@ -247,7 +247,7 @@ class NodePool:
         while lane is not None and lane.in_flight and monotonic() < deadline:
             empty = Event()
             lane.on_empty = empty.set
-            empty.wait(min(remaining(deadline), 0.1))
+            self._loop.wait(empty, min(remaining(deadline), 0.1))
 
     def close_idle(self) -> int:
         """Close the lane if nothing is in flight on it. Returns how many connections were closed."""

@@ -11,16 +11,18 @@ from gevent.event import Event
 
 from gvcluster.core.address import Address
 from gvcluster.core.resp import encode
-from gvcluster.core.retry import Pace
 from gvcluster.core.topology import Topology, UnusableMap, parse_nodes, parse_slots
 from gvcluster.core.views import Verdict, View
 from gvcluster.errors import GvClusterError, TopologyUnavailable
-from gvcluster.net.loop import TICK, HubLoop, remaining
+from gvcluster.net.loop import HubLoop, remaining
 from gvcluster.net.nodes import Nodes
 from gvcluster.net.state import ClusterState
+from gvcluster.net.turns import Claim
 
 # A node that does not answer this one small question within a second is asked later; meanwhile another one is.
 PATIENCE = 1.0
+# Seconds by which a fetch may exceed its own limits, in a hub that is busy, before another hub takes its turn.
+_GRACE = 1.0
 
 _SOURCES = MappingProxyType(
     {
@@ -52,12 +54,14 @@ class Refresher:
         self._state, self._loop, self._nodes, self._accept = state, loop, nodes, accept
         self._greenlet: gevent.Greenlet[..., None] | None = None
         self._wanted = False
+        self._wanted_at = 0.0
+        self._claim: Claim | None = None
+        self._their_turn_is_over = Event()
         self._first: Address | None = None
         self._current: Round | None = None  # the one that is under way
         self._next = Round()  # the first one that begins from now on
         self._urgent = Event()
         self._news = Event()  # set, and replaced, when a map with other routes is accepted
-        self._pace = Pace()
 
     def __repr__(self) -> str:
         return f"<Refresher {self.refreshes} fetched, {'at work' if self._greenlet is not None else 'at rest'}>"
@@ -69,13 +73,13 @@ class Refresher:
             first: the node to ask first: one that sent a MOVED, or was promoted, knows more than others.
             urgent: there is news for certain: do not wait for the pace.
         """
-        self._wanted = True
+        self._wanted, self._wanted_at = True, monotonic()
         if urgent or self._first is None:
             self._first = first
         if urgent:
             self._urgent.set()
         if self._greenlet is None and not self._state.closed:
-            self._greenlet = gevent.spawn(self._run)
+            self._greenlet = self._loop.spawn(self._run)
 
     def fetch(self, deadline: float) -> Topology:
         """Wait for a map that is asked for from now on.
@@ -101,9 +105,8 @@ class Refresher:
         self._loop.refuse_to_wait_in_hub()
         return self._result(self._current, deadline)
 
-    @staticmethod
-    def _result(fetched: Round, deadline: float) -> Topology:
-        if not fetched.done.wait(remaining(deadline)):
+    def _result(self, fetched: Round, deadline: float) -> Topology:
+        if not self._loop.wait(fetched.done, remaining(deadline)):
             raise TopologyUnavailable("no slot map in time")
         if fetched.topology is None:
             failures = fetched.error.failures if fetched.error is not None else ()
@@ -117,18 +120,20 @@ class Refresher:
 
     def wait_for_news(self, seconds: float) -> None:
         """Wait until a map with other routes is accepted, at most so many seconds."""
-        self._news.wait(max(TICK, seconds))
+        self._loop.wait(self._news, seconds)
 
     def _run(self) -> None:
         try:
             while (self._wanted or self._persistent()) and not self._state.closed:
-                pause = self._pace.wait(monotonic(), self._state.options.rng.random())
+                pause = self._state.pace.wait(monotonic(), self._state.options.rng.random())
                 if pause:
-                    self._urgent.wait(max(TICK, pause))
+                    self._loop.wait(self._urgent, pause)
                 self._urgent.clear()
-                self._wanted = False
-                self._one_round()
+                if self._is_my_turn():
+                    self._wanted = False
+                    self._one_round()
         finally:
+            self._give_back()
             self._greenlet = None
 
     def _persistent(self) -> bool:
@@ -144,11 +149,47 @@ class Refresher:
                 unfinished.done.set()
         self.tell_news()
 
+    # -- one hub at a time --------------------------------------------------------------------------------------------
+
+    def _is_my_turn(self) -> bool:
+        """Claim the turn. If another hub has it, wait until it is over: what it brings may be all that is wanted."""
+        claim = self._state.turns.claim(self, monotonic(), self._lease())
+        if claim.holder is self:
+            self._claim = claim
+            return True
+        self._their_turn_is_over.clear()
+        if not claim.is_over:
+            self._loop.wait(self._their_turn_is_over, remaining(claim.until))
+        if claim.is_over and self._first is None and self._state.fetched > self._wanted_at:
+            self._wanted = False
+            this, self._next = self._next, Round()
+            this.topology = self._state.topology
+            this.done.set()
+        return False
+
+    def _lease(self) -> float:
+        return self._state.options.connect_timeout + PATIENCE + _GRACE
+
+    def _give_back(self) -> None:
+        """My turn is over: tell the other hubs. Never switches."""
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            claim.is_over = True
+            for runtime in tuple(self._state.runtimes):
+                if runtime.refresher is not self:
+                    runtime.loop.from_other_threads(runtime.refresher.turn_is_over)
+
+    def turn_is_over(self) -> None:
+        """Another hub has finished its fetch."""
+        self._their_turn_is_over.set()
+
+    # -- one fetch ----------------------------------------------------------------------------------------------------
+
     def _one_round(self) -> None:
         this, self._next = self._next, Round()
         self._current = this
         begun = monotonic()
-        self._pace.begin(begun)
+        self._state.pace.begin(begun)
         first, self._first = self._first, None
         try:
             view = self._ask_around(first, begun)
@@ -163,6 +204,7 @@ class Refresher:
             self._state.adrift = True
         finally:
             self._current = None
+            self._give_back()
             this.done.set()
 
     def _ask_around(self, first: Address | None, begun: float) -> View:
@@ -171,6 +213,8 @@ class Refresher:
         for address in self._whom_to_ask(first):
             if self._state.closed:
                 break
+            if self._claim is not None:
+                self._claim.until = monotonic() + self._lease()
             try:
                 return View(self._ask(address), address, begun)
             except (GvClusterError, UnusableMap) as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import weakref
+
 from gevent.event import Event
 from gevent.hub import Hub
 
@@ -15,6 +18,10 @@ from gvcluster.net.refresher import Refresher
 from gvcluster.net.state import ClusterState
 
 
+class _Thread:
+    """Lives as long as the native thread that keeps it."""
+
+
 class Runtime:
     """One hub's side of a Cluster. It never refers to the Cluster, which may be collected while greenlets still run."""
 
@@ -24,9 +31,12 @@ class Runtime:
         self.state = state
         self.nodes = Nodes(state, self.loop)
         self.refresher = Refresher(state, self.loop, self.nodes, self._accept)
-        self.failover = FailoverWatch(state, self.nodes, self.refresher)
+        self.failover = FailoverWatch(state, self.loop, self.nodes, self.refresher)
         self.nodes.on_trouble = self.refresher.schedule
         self.ended = Event()
+        if not hasattr(state.thread, "token"):
+            state.thread.token = _Thread()
+        self._thread = weakref.ref(state.thread.token, self._thread_ended)
         if state.topology is not None:
             self.nodes.adopt(state.topology, state.fetched)
 
@@ -66,9 +76,24 @@ class Runtime:
         self.nodes.adopt(topology, begun)
         self.refresher.tell_news()
 
-    def close(self) -> None:
+    def close(self, cause: BaseException | None = None) -> None:
         """End every connection and every wait now. Never switches."""
-        self.nodes.close()
+        self.nodes.close(cause)
         self.failover.close()
         self.refresher.close()
         self.ended.set()
+
+    # -- when the hub is no more --------------------------------------------------------------------------------------
+
+    def is_over(self) -> bool:
+        """Whether its hub was destroyed, its thread has ended, or this is a forked child's copy of it."""
+        return self.loop.is_copy or not self.loop.has_hub() or self._thread() is None
+
+    def abandon(self) -> None:
+        """Let its connections go, for its hub will not end them. Never switches."""
+        self.loop.abandon()
+
+    def _thread_ended(self, _thread: object) -> None:
+        """Runs in the thread, when Python has taken down most of it. At the end of the process there is no hurry."""
+        if not sys.is_finalizing():
+            self.abandon()

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gevent.hub import get_hub
+from gevent.monkey import get_original
 
 from gvcluster.core.address import Address
+from gvcluster.core.retry import Pace
 from gvcluster.core.topology import Topology
 from gvcluster.core.views import Memory
 from gvcluster.events import Closed, Event
+from gvcluster.net.turns import Turns
 from gvcluster.options import Options
 
 
@@ -25,7 +28,9 @@ class ClusterState:
     adrift: nobody gave a map when one was fetched last: the seeds are believed again, whoever they are by now.
     closing: no new calls. closed: no calls at all.
     redirects, retries: how many were followed or made, over all calls.
-    runtimes: one for each hub that has used the cluster.
+    turns, pace: which hub fetches the slot map, and how soon the next fetch may begin.
+    runtimes: one for each hub that uses the cluster.
+    thread: what each native thread keeps until it ends; also where `threading.local` is patched.
     """
 
     seeds: tuple[Address, ...]
@@ -39,7 +44,10 @@ class ClusterState:
     closed: bool = False
     redirects: int = 0
     retries: int = 0
+    turns: Turns = field(default_factory=Turns)
+    pace: Pace = field(default_factory=Pace)
     runtimes: list[Any] = field(default_factory=list)
+    thread: Any = field(default_factory=get_original("threading", "local"))
 
     @property
     def patience(self) -> float:

@@ -12,10 +12,10 @@ _PEEK = MSG_PEEK | MSG_DONTWAIT
 class PlainTransport:
     """TCP as it is. `send` and `recv_into` are the socket's own: they raise BlockingIOError instead of waiting."""
 
-    __slots__ = ("_socket", "readable", "recv_into", "send", "writable")
+    __slots__ = ("_loop", "_socket", "readable", "recv_into", "send", "writable")
 
     def __init__(self, sock: socket, loop: HubLoop) -> None:
-        self._socket = sock
+        self._loop, self._socket = loop, sock
         self.send = sock.send
         self.recv_into = sock.recv_into
         self.readable = loop.io(sock.fileno(), READ)
@@ -36,3 +36,10 @@ class PlainTransport:
             watcher.stop()
             watcher.close()
         self._socket.close()
+
+    def abandon(self) -> None:
+        """Close the socket first: libuv asks the kernel at once to stop watching it, and in a forked child that is the
+        kernel's list of the parent. Of a socket that is closed already the kernel knows nothing.
+        """
+        self._socket.close()
+        self._loop.drop(self.readable, self.writable)

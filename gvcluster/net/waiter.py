@@ -41,6 +41,11 @@ class Waiter:
             self.scheduled.stop()
             self.scheduled = None
 
+    def abandon(self) -> None:
+        """Never wake it. What would have woken it is kept: a parked greenlet that is collected runs its `finally`s."""
+        self.reply = (self.wake, self.scheduled and self.scheduled.callback, self.reply)
+        self.leave()
+
 
 class Block(Waiter):
     """Several commands sent as one, owed one reply each. `reply` is the last one, `earlier` has those before it."""

@@ -49,6 +49,10 @@ class Watch:
         self._timer.stop()
         self._timer.close()
 
+    def abandon(self) -> None:
+        """Stop the timer, if its loop is still there."""
+        self._loop.drop(self._timer)
+
     def wait(self, wait: Callable[[Waiter], object], waiter: Waiter) -> object:
         """Wait with a timer for this waiter alone."""
         if waiter.deadline == math.inf:
