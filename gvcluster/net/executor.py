@@ -139,13 +139,12 @@ class Executor:
         self._stop_if_closed(progress)
         if self._state.closing:
             raise met.error
-        if hints_at_stale_map(met):
-            self._refresher.schedule()
+        self._refresh_because_of(met, asked)
         decision = decide(met, call, progress, monotonic(), self._state.options.rng.random())
         if isinstance(decision, Confirm):
             met = decision.claim
             decision = self._confirm(met, call, progress, asked)
-        target = self._obey(decision, met, call, progress, asked)
+        target = self._obey(decision, met, call, progress)
         self._stop_if_closed(progress)
         now = monotonic()
         if now >= call.deadline:
@@ -205,9 +204,7 @@ class Executor:
             return classify(reply, call.slot, pool.address, script=call.script)
         return reply
 
-    def _obey(
-        self, decision: Decision, met: Outcome, call: Call, progress: Progress, asked: Address | None
-    ) -> Follow | None:
+    def _obey(self, decision: Decision, met: Outcome, call: Call, progress: Progress) -> Follow | None:
         """Do what was decided, waiting included. Returns where to send next; None: by the slot map."""
         if isinstance(decision, Fail):
             raise decision.error
@@ -215,7 +212,7 @@ class Executor:
             self._refetch(call)
             return None
         if isinstance(decision, Follow):
-            return self._follow(decision, met, progress, asked)
+            return self._follow(decision, met, progress)
         assert not isinstance(decision, Confirm)
         progress.retries += 1
         self._state.retries += 1
@@ -225,7 +222,12 @@ class Executor:
             self._pause(decision.after)
         return None
 
-    def _follow(self, decision: Follow, met: Outcome, progress: Progress, asked: Address | None) -> Follow:
+    def _refresh_because_of(self, met: Outcome, asked: Address | None) -> None:
+        """Have the map fetched if it looks stale; who sent a MOVED knows more than others."""
+        if hints_at_stale_map(met):
+            self._refresher.schedule(asked if isinstance(met, Moved) else None)
+
+    def _follow(self, decision: Follow, met: Outcome, progress: Progress) -> Follow:
         """Go where a redirect leads, if the user's `address_map` lets us."""
         address = self._nodes.redirected_to(decision.address, progress.maybe_executed)
         decision = replace(decision, address=address)
@@ -233,7 +235,6 @@ class Executor:
         self._state.redirects += 1
         if isinstance(met, Moved):
             self._nodes.patch(met.slot, decision.address)
-            self._refresher.schedule(asked)
         if decision.anew:
             self._nodes.pool_at(decision.address).renew_lane()
         if decision.after:
@@ -254,6 +255,5 @@ class Executor:
         if asked is None or not look_into(claim, call, self._nodes.pool_at(asked)):
             return Fail(error)
         error.maybe_executed = False
-        if hints_at_stale_map(claim):
-            self._refresher.schedule()
+        self._refresh_because_of(claim, asked)
         return decide(claim, call, progress, monotonic(), self._state.options.rng.random())
