@@ -112,20 +112,29 @@ class TlsTransport:
         return count
 
     def _decrypt(self, view: memoryview) -> int:
+        """Read into `view` what can be read. What comes behind it, if it is the end, is for the next who reads."""
         count, read_into = 0, cast("Callable[[int, memoryview], int]", self._tls.read)  # its stub says bytes
         try:
             while count < len(view) and (self._incoming.pending or self._tls.pending()):
-                count += read_into(len(view) - count, view[count:])
+                read = read_into(len(view) - count, view[count:])
+                if not read:
+                    self._end_with(ConnectionError("the node ended the connection"))
+                    break
+                count += read
         except SSLWantReadError:
             pass
-        except SSLError as error:  # the node's goodbye is one, too
-            self._end = ConnectionError(explain(error, self._address, self._name))
-            self._end.__cause__ = error
-            try:
-                self._socket.shutdown(SHUT_RD)  # from now on it is readable: whoever got the last bytes meets the end
-            except OSError:
-                pass
+        except SSLError as error:
+            end = ConnectionError(explain(error, self._address, self._name))
+            end.__cause__ = error
+            self._end_with(end)
         return count
+
+    def _end_with(self, end: OSError) -> None:
+        self._end = end
+        try:
+            self._socket.shutdown(SHUT_RD)  # from now on it is readable for ever: there will be a next who reads
+        except OSError:
+            pass
 
     def _push_what_goes(self) -> None:
         """Push, and leave errors to the next who reads or sends: they stay, and what was taken must be said first."""
