@@ -226,12 +226,12 @@ def wait_tls(sock: socket, loop: HubLoop, tls: Tls, node: tuple[Address, Node | 
         ConnectFailed: the handshake failed; the text says why, and what to do. The socket is closed.
     """
     address = node[0]
-    name = tls.name_of(*node)
     try:
+        name = tls.name_of(*node)
         transport = TlsTransport(sock, loop, tls.context, address, name)
-    except ValueError as error:  # of the name, which can not be one
+    except Exception as error:  # of the user's function, or of a name that can not be one
         sock.close()
-        raise _failed(address, f"{name!r} can not be the name in a certificate: {error}") from error
+        raise _failed(address, f"tls_server_name, or the node's own name, can not be used: {error}") from error
     try:
         with gevent.Timeout(remaining(deadline)) as patience:
             transport.wait_handshake(loop)
