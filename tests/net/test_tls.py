@@ -188,7 +188,7 @@ class Ticker:
 
     def _run(self) -> None:
         while True:
-            gevent.sleep(0)
+            gevent.sleep(0.001)
             self.ticks += 1
 
     def __exit__(self, *_: object) -> None:
@@ -260,7 +260,7 @@ def test_large_values_go_both_ways_and_the_hub_goes_on(pair, size):
         assert pair.peer.command() == [b"SET", b"k", value]
         pair.peer.send(b"$%d\r\n" % size, value, b"\r\n")
         assert call.get() == value
-        assert ticker.ticks > size // (1024 * 1024)
+        assert ticker.ticks >= 2 * (size // (8 * 1024 * 1024))
 
 
 def test_the_hub_goes_on_while_the_kernel_takes_8_MiB_as_fast_as_they_are_encrypted(pair):
@@ -268,7 +268,7 @@ def test_the_hub_goes_on_while_the_kernel_takes_8_MiB_as_fast_as_they_are_encryp
     with Ticker() as ticker:
         call = pair.call("SET", "k", bytes(8 * 1024 * 1024))
         received.get()
-    assert ticker.ticks >= 8
+    assert ticker.ticks >= 2
     pair.peer.send(b"+OK\r\n")
     assert call.get() == b"OK"
 
