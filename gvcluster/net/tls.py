@@ -202,7 +202,8 @@ class TlsTransport:
     def close(self) -> None:
         """Say goodbye if that can be done at once, and if it is ours to say: not in a forked child. Then close."""
         # Half a record is not completed: its commands are proved not executed.
-        if not self._rest and not self._is_sending and os.getpid() == self._pid:
+        is_ours = self._socket.fileno() >= 0 and os.getpid() == self._pid
+        if is_ours and not self._rest and not self._is_sending:
             try:
                 self._tls.unwrap()
             except OSError:  # there is no waiting for the node's own goodbye
