@@ -6,9 +6,10 @@ import difflib
 import math
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypedDict
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import parse_qsl, unquote
 
 from gvcluster.core.address import Address
@@ -16,10 +17,16 @@ from gvcluster.core.topology import Node
 from gvcluster.errors import ConfigError
 from gvcluster.events import Event
 
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
 Seeds = str | Iterable[str | Address | tuple[str, int]]
 
 _UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
-_SCHEMES = frozenset(("valkey", "redis", "valkey+cluster", "redis+cluster"))
+_SCHEMES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {each: {} for each in ("valkey", "redis", "valkey+cluster", "redis+cluster")}
+    | {each: {"tls": True} for each in ("valkeys", "rediss", "valkeys+cluster", "rediss+cluster")}
+)
 
 
 class ClusterOptions(TypedDict, total=False):
@@ -40,6 +47,15 @@ class ClusterOptions(TypedDict, total=False):
     topology_source: str
     address_map: Callable[[Address], Any] | None
     max_reply_bytes: int
+    tls: bool | SSLContext
+    tls_ca_file: str | None
+    tls_cert_file: str | None
+    tls_key_file: str | None
+    tls_key_password: str | None
+    tls_minimum_version: str | None
+    tls_server_name: str | Callable[[Address], str | None] | None
+    danger_accept_invalid_hostnames: bool
+    danger_accept_invalid_certificates: bool
     on_connect: Callable[[Any, BaseException | None], object] | None
     on_disconnect: Callable[[Any, BaseException | None], object] | None
     on_event: Callable[[Event], object] | None
@@ -76,6 +92,15 @@ class Options:
         (a tunnel, a published port). It must not wait. Raising refuses the address: a node of a map is left out, a
         redirect fails. Seeds are connected to as you write them.
     max_reply_bytes: a longer reply ends the connection. Servers' strings have at most 512 MiB.
+    tls: True, or an SSLContext of yours (stdlib's or gevent's), which is used as it is. It holds for all nodes, whoever
+        names them. Certificates are checked, and so is whom they are for: what `tls_server_name` says; else the host of
+        the address, if it is a name; else the hostname that the slot map tells beside the IP address; else the latter.
+    tls_ca_file: the only CAs to trust, as PEM; without it, those of the system.
+    tls_cert_file, tls_key_file, tls_key_password: the client certificate and its key, as PEM; one file may hold both.
+    tls_minimum_version: "TLSv1.2", which is the default, or "TLSv1.3".
+    tls_server_name: the name in the certificates, or a function that tells it for an Address; None from it: as without.
+    danger_accept_invalid_hostnames: talk to whoever has a certificate of a trusted CA, for whatever name.
+    danger_accept_invalid_certificates: talk to anybody. What is sent is encrypted, and anybody may read it.
     on_connect(connection, error): after TCP connect, before anything is sent; or with the error of a failed attempt.
     on_disconnect(connection, error): error is None when you asked for it.
     on_event(event): see gvcluster.events.
@@ -96,6 +121,15 @@ class Options:
     topology_source: str = "slots"
     address_map: Callable[[Address], Any] | None = field(default=None, repr=False)
     max_reply_bytes: int = 513 * 2**20
+    tls: bool | SSLContext = field(default=False, repr=False)
+    tls_ca_file: str | None = None
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    tls_key_password: str | None = field(default=None, repr=False)
+    tls_minimum_version: str | None = None
+    tls_server_name: str | Callable[[Address], str | None] | None = None
+    danger_accept_invalid_hostnames: bool = False
+    danger_accept_invalid_certificates: bool = False
     on_connect: Callable[[Any, BaseException | None], object] | None = field(default=None, repr=False)
     on_disconnect: Callable[[Any, BaseException | None], object] | None = field(default=None, repr=False)
     on_event: Callable[[Event], object] | None = field(default=None, repr=False)
@@ -221,7 +255,7 @@ def _seed(seed: object) -> Address:
 
 
 def parse_url(url: str) -> tuple[str, ClusterOptions]:
-    """The seed list and the options of `valkey://user:password@h1:p,h2:p/0?command_timeout=1.5`.
+    """The seed list and the options of `valkey://user:password@h1:p,h2:p/0?command_timeout=1.5`; `valkeys://` is TLS.
 
     User and password are percent-decoded once. Raises ConfigError, which never shows the URL: it may hold a password.
     """
@@ -233,9 +267,9 @@ def parse_url(url: str) -> tuple[str, ClusterOptions]:
     userinfo, _, seeds = rest.rpartition("@")
     if "@" in db + query:
         raise ConfigError("user and password of the URL must be percent-encoded: / ? @ and : among others")
-    options = _credentials(userinfo)
+    options = {**_SCHEMES[scheme], **_credentials(userinfo)}
     for name, text in [("db", db)] * bool(db) + parse_qsl(query, keep_blank_values=True):
-        if name in options or name == "password":
+        if name in options or name in ("password", "tls_key_password"):
             raise ConfigError(f"the URL gives {name} twice, or where it would be logged")
         options[name] = _cast(name, text)
     return seeds, ClusterOptions(**options)  # type: ignore[typeddict-item]  # names are checked with the values
@@ -257,10 +291,10 @@ def _cast(name: str, text: str) -> object:
         return _number(name, text, float)
     if name in ("db", "protocol", "max_redirects", "max_reply_bytes"):
         return _number(name, text, int)
-    if name == "client_info":
+    if name == "client_info" or name.startswith("danger_"):
         one_of(name, text.lower(), ("true", "false", "1", "0"))
         return text.lower() in ("true", "1")
-    if name in ("rng", "address_map", "on_connect", "on_disconnect", "on_event"):
+    if name in ("rng", "address_map", "tls", "on_connect", "on_disconnect", "on_event"):
         raise ConfigError(f"{name} cannot be given in a URL")
     return text
 

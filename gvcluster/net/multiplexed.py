@@ -28,7 +28,7 @@ from gvcluster.errors import BlockedInHub, ConnectionLost, ProtocolError
 from gvcluster.net.dial import Connection
 from gvcluster.net.hoard import Hoard
 from gvcluster.net.loop import HubLoop
-from gvcluster.net.transport import PlainTransport
+from gvcluster.net.tls import Transport
 from gvcluster.net.waiter import Block, Waiter
 from gvcluster.net.watch import SHORTEST, Watch
 
@@ -44,7 +44,7 @@ class MultiplexedConnection:
 
     def __init__(
         self,
-        transport: PlainTransport,
+        transport: Transport,
         loop: HubLoop,
         peer: Connection,
         on_lost: Callable[[MultiplexedConnection, BaseException | None], object],
@@ -60,7 +60,8 @@ class MultiplexedConnection:
         self._readable, self._writable = transport.readable, transport.writable
         self._queue: deque[Waiter] = deque()
         self._line: deque[Waiter] = deque()
-        self._rest = memoryview(b"")  # of the youngest in line: what the kernel has not taken yet
+        self._rest = memoryview(b"")  # of the youngest in line: what the transport has not taken yet
+        self._is_stuck = False  # the kernel takes no more: the write watcher will tell
         self._due = self._soon(int)  # the flush of this turn of the loop: what counts is whether it is pending
         self._flushing: object = None  # the greenlet whose flush it is
         self._cause: BaseException | None = None
@@ -138,7 +139,7 @@ class MultiplexedConnection:
             if self.closed:
                 self._fail_all()
                 return
-            if self._flushing is not None or self._rest:
+            if self._flushing is not None or self._is_stuck:
                 return
             self._flushing = getcurrent()
             if not self._line:
@@ -182,12 +183,13 @@ class MultiplexedConnection:
             self._take_back(len(data))
             self._lose(error)
             return
-        if sent < len(data):
+        if sent < len(data) or self._transport.unsent:
             self._take_back(len(data) - sent)
+            self._is_stuck = True
             self._writable.start(self._on_writable)
 
     def _take_back(self, unsent: int) -> None:
-        """Return to the queue those of whom the kernel took no byte, so that they can still leave unsent."""
+        """Return to the queue those of whom the transport took no byte, so that they can still leave unsent."""
         line, queue = self._line, self._queue
         while unsent and unsent >= len(line[-1].data):
             waiter = line[-1]
@@ -200,11 +202,11 @@ class MultiplexedConnection:
 
     def _on_writable(self) -> None:
         try:
-            if self._rest:
-                self._rest = self._rest[self._send(self._rest) :]
-                self._heard = monotonic()
-            if not self._rest:
+            self._rest = self._rest[self._send(self._rest) :]
+            self._heard = monotonic()
+            if not self._rest and not self._transport.unsent:
                 self._writable.stop()
+                self._is_stuck = False
                 self._flush()
         except BlockingIOError:
             return
@@ -378,10 +380,16 @@ class MultiplexedConnection:
             self._is_told = True
 
     def _fail_all(self) -> None:
-        """Tell all that wait. Of the line, only the youngest may be proved unsent, where bytes of it are left."""
-        partial = self._line[-1] if self._rest and self._line else None
-        for waiter in list(self._line):
-            self._fail(waiter, waiter is not partial)
+        """Tell all that wait. Proved not executed are those at the end of the line whose last byte is still here."""
+        unsent, proved = len(self._rest) + self._transport.unsent, 0
+        for waiter in reversed(self._line):
+            if unsent <= 0:
+                break
+            unsent -= len(waiter.data)
+            proved += 1
+        sent = len(self._line) - proved
+        for position, waiter in enumerate(list(self._line)):
+            self._fail(waiter, position < sent)
         for waiter in list(self._queue):
             self._fail(waiter, False)
 

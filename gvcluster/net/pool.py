@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _socket import socket
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
@@ -18,6 +19,7 @@ from gvcluster.net.handshake import shake_hands
 from gvcluster.net.loop import HubLoop, remaining
 from gvcluster.net.multiplexed import MultiplexedConnection
 from gvcluster.net.state import ClusterState
+from gvcluster.net.tls import Transport, wait_tls
 from gvcluster.net.transport import PlainTransport
 
 # A node that owes a reply for so many seconds is not asked for a slot map if there is another.
@@ -172,7 +174,7 @@ class NodePool:
         deadline = monotonic() + options.connect_timeout
         peer, connection = Connection(self.address, purpose), None
         try:
-            transport = PlainTransport(dial(peer, deadline, options.on_connect, self._loop), self._loop)
+            transport = self._wait_transport(dial(peer, deadline, options.on_connect, self._loop), deadline)
             connection = MultiplexedConnection(transport, self._loop, peer, self._on_lost)
             connection.hoard.most = options.max_reply_bytes
             expected_id = self._state.id_expected_at(self.address)
@@ -182,9 +184,17 @@ class NodePool:
                 connection.close(error)
             elif peer.socket is not None:
                 peer.socket.close()
+                self._tell_end(peer, error)
             raise
         self.opened += 1
         return connection
+
+    def _wait_transport(self, sock: socket, deadline: float) -> Transport:
+        tls, topology = self._state.tls, self._state.topology
+        if tls is None:
+            return PlainTransport(sock, self._loop)
+        node = topology.node_at(self.address) if topology is not None else None
+        return wait_tls(sock, self._loop, tls, (self.address, node), deadline)
 
     def _on_lost(self, connection: MultiplexedConnection, cause: BaseException | None) -> None:
         """A connection has ended. No switch: this may run in anybody's frame."""
@@ -194,8 +204,11 @@ class NodePool:
             self.lane = None
         if cause is not None and not self._retired and not self._state.closed:
             self._on_trouble()
+        self._tell_end(connection.peer, cause)
+
+    def _tell_end(self, peer: Connection, cause: BaseException | None) -> None:
         if self._state.options.on_disconnect is not None:
-            self._loop.tell_user(self._state.options.on_disconnect, connection.peer, cause)
+            self._loop.tell_user(self._state.options.on_disconnect, peer, cause)
 
     def renew_lane(self) -> None:
         """Open the lane anew for the next call, at most once a second; the old one is closed when it owes nothing."""

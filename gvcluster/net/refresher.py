@@ -238,8 +238,8 @@ class Refresher:
     def _ask(self, address: Address) -> Topology:
         command, parse = _SOURCES[self._state.options.topology_source]
         patience = min(PATIENCE, self._state.command_timeout)
-        # Connecting has its own limit; it must not be shorter than the user's word for it.
-        lane = self._nodes.pool_at(address).wait_lane(monotonic() + self._state.options.connect_timeout)
+        # Connecting has its own limit, and at its end it says what was wrong: wait for that.
+        lane = self._nodes.pool_at(address).wait_lane(monotonic() + self._state.options.connect_timeout + PATIENCE)
         reply = lane.call_within(command, monotonic() + patience)
         if isinstance(reply, GvClusterError):
             raise reply

@@ -15,12 +15,14 @@ from gvcluster.core.views import Memory
 from gvcluster.events import Closed, Event
 from gvcluster.net.turns import Turns
 from gvcluster.options import Options
+from gvcluster.tls import Tls, tls_from
 
 
 @dataclass(slots=True, eq=False)
 class ClusterState:
     """Options, the slot map of the day, and whether the cluster still takes work.
 
+    tls: how every connection is made secure, None where none is.
     command_timeout: seconds; starts as the option and can be changed at run time.
     topology: the last accepted slot map.
     memory: what decides whether a fetched map is newer.
@@ -48,6 +50,10 @@ class ClusterState:
     pace: Pace = field(default_factory=Pace)
     runtimes: list[Any] = field(default_factory=list)
     thread: Any = field(default_factory=get_original("threading", "local"))
+    tls: Tls | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tls = tls_from(self.options)
 
     @property
     def patience(self) -> float:

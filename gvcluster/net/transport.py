@@ -12,6 +12,7 @@ _PEEK = MSG_PEEK | MSG_DONTWAIT
 class PlainTransport:
     """TCP as it is. `send` and `recv_into` are the socket's own: they raise BlockingIOError instead of waiting."""
 
+    unsent = 0  # bytes that `send` took and the kernel did not: here there are none
     __slots__ = ("_loop", "_socket", "readable", "recv_into", "send", "writable")
 
     def __init__(self, sock: socket, loop: HubLoop) -> None:

@@ -7,7 +7,7 @@ from gvcluster.testing.fake_node import FakeNode
 from gvcluster.testing.local import LocalCluster
 from gvcluster.testing.node import Node
 from gvcluster.testing.resharding import SlotMove
-from gvcluster.testing.servers import Server, find_server, server_names
+from gvcluster.testing.servers import Server, ServerTls, find_server, server_names
 
 __all__ = [
     "LocalCluster",
@@ -15,6 +15,7 @@ __all__ = [
     "SlotMove",
     "ControlConnection",
     "Server",
+    "ServerTls",
     "find_server",
     "server_names",
     "FakeCluster",

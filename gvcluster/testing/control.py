@@ -9,11 +9,13 @@ from typing import Any, Self, cast
 
 import gevent
 import gevent.socket
+import gevent.ssl
 import hiredis
 
 from gvcluster.core.address import Address
 from gvcluster.errors import ConnectFailed, ConnectionLost, NodeError, ReplyError, ReplyTimeout
 from gvcluster.testing.errors import ClusterTimeout
+from gvcluster.testing.servers import ServerTls
 
 _NOT_ENOUGH = object()
 _pack = cast("Callable[[tuple[object, ...]], bytes]", hiredis.pack_command)
@@ -22,7 +24,9 @@ _pack = cast("Callable[[tuple[object, ...]], bytes]", hiredis.pack_command)
 class ControlConnection:
     """One connection to one node, in RESP2, with no retries, redirects or pool. Close it, or use it in a `with`."""
 
-    def __init__(self, address: Address, *, password: str | None = None, timeout: float = 5.0) -> None:
+    def __init__(
+        self, address: Address, *, password: str | None = None, timeout: float = 5.0, tls: ServerTls | None = None
+    ) -> None:
         self.address = address
         self._reader = hiredis.Reader(notEnoughData=_NOT_ENOUGH)
         self._socket = gevent.socket.socket(gevent.socket.AF_INET, gevent.socket.SOCK_STREAM)
@@ -30,6 +34,8 @@ class ControlConnection:
             self._socket.settimeout(timeout)
             self._socket.connect(address)
             self._socket.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
+            if tls is not None:
+                self._socket = _secured(self._socket, tls, address.host)
             if password is not None:
                 self.call("AUTH", password)
         except OSError as error:
@@ -100,6 +106,14 @@ class ControlConnection:
                 raise ConnectionResetError("the node closed the connection")
             self._reader.feed(chunk)
         return ReplyError(str(reply)) if isinstance(reply, hiredis.ReplyError) else reply
+
+
+def _secured(sock: gevent.socket.socket, tls: ServerTls, name: str) -> gevent.socket.socket:
+    # gevent's own class: what the standard library makes in an unpatched process would block the hub.
+    context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(tls.ca_file)
+    context.load_cert_chain(tls.cert_file, tls.key_file)
+    return context.wrap_socket(sock, server_hostname=name)
 
 
 def wait_for(check: Callable[[], str | None], timeout: float, what: str) -> None:

@@ -13,7 +13,7 @@ from gvcluster.testing.errors import LocalClusterError
 from gvcluster.testing.failover import fail_over
 from gvcluster.testing.node import Node, NodeOptions
 from gvcluster.testing.resharding import MovableSlots
-from gvcluster.testing.servers import Setting, find_server
+from gvcluster.testing.servers import ServerTls, Setting, find_server
 from gvcluster.testing.watchdog import Watchdog
 
 
@@ -29,6 +29,7 @@ class LocalCluster(MovableSlots):
         primaries: How many shards to share the slots out to.
         replicas: How many replicas each of them has.
         node_timeout: Seconds after which the nodes suspect one that does not answer; a failover takes a bit longer.
+        tls: The certificate with which the servers, and only so, take connections.
         config: More settings for each server: `{"maxmemory": "10mb"}`. A list gives a setting several values.
 
     Raises:
@@ -43,6 +44,7 @@ class LocalCluster(MovableSlots):
         primaries: int = 3,
         replicas: int = 1,
         node_timeout: float = 2.0,
+        tls: ServerTls | None = None,
         config: Mapping[str, Setting] | None = None,
     ) -> None:
         if primaries < 1 or replicas < 0:
@@ -50,7 +52,7 @@ class LocalCluster(MovableSlots):
         self.server = find_server(server)
         self._primaries = primaries
         self._replicas = replicas
-        self._options = NodeOptions(self.server, node_timeout, dict(config or {}))
+        self._options = NodeOptions(self.server, node_timeout, dict(config or {}), tls)
 
     def __repr__(self) -> str:
         where = self.seeds if self._watchdog else "not started"

@@ -12,7 +12,7 @@ from typing import Any
 from gvcluster.core.address import Address
 from gvcluster.testing.control import ControlConnection, wait_for
 from gvcluster.testing.errors import LocalClusterError, ServerFailed
-from gvcluster.testing.servers import Server, Setting
+from gvcluster.testing.servers import Server, ServerTls, Setting
 from gvcluster.testing.views import VIEW_COMMANDS, View, parse_info
 from gvcluster.testing.watchdog import Watchdog
 
@@ -30,6 +30,7 @@ class NodeOptions:
     server: Server
     node_timeout: float
     config: Mapping[str, Setting] = field(default_factory=dict)
+    tls: ServerTls | None = None
 
     @property
     def password(self) -> str | None:
@@ -125,7 +126,7 @@ class Node:
         Blocks:
             Until it is connected.
         """
-        return ControlConnection(self.address, password=self.password, timeout=timeout)
+        return ControlConnection(self.address, password=self.password, timeout=timeout, tls=self._options.tls)
 
     def view(self) -> View:
         """Ask the node for all it says about the cluster."""
@@ -151,7 +152,9 @@ class Node:
         """Start the process on its port and in its folder, and wait until it answers."""
         old_log = len(self.log)
         options = self._options
-        arguments = options.server.arguments(self.address.port, self.folder, options.node_timeout, options.config)
+        tls = options.tls.settings(self.address.port) if options.tls is not None else {}
+        config = {**tls, **options.config}
+        arguments = options.server.arguments(self.address.port, self.folder, options.node_timeout, config)
         self.pid = self._watchdog.start(arguments, self.folder, self.folder / "server.log")
         self.is_paused = False
         wait_for(lambda: self._starting_objection(old_log), timeout, f"{self!r} starts")

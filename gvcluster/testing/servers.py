@@ -17,6 +17,33 @@ Setting: TypeAlias = str | int | float | Sequence[str | int | float]
 
 
 @dataclass(frozen=True)
+class ServerTls:
+    """The PEM files of servers that take connections with TLS only; redis-7.0.15 is the one that can.
+
+    Attributes:
+        ca_file: The CA of which clients and other nodes must have a certificate.
+        cert_file: The nodes' certificate, for 127.0.0.1, which they also show each other.
+        key_file: Its key.
+    """
+
+    ca_file: str
+    cert_file: str
+    key_file: str
+
+    def settings(self, port: int) -> dict[str, Setting]:
+        """What makes a node listen on the port with TLS, and nowhere without."""
+        return {
+            "port": 0,
+            "tls-port": port,
+            "tls-cluster": "yes",
+            "tls-replication": "yes",
+            "tls-ca-cert-file": self.ca_file,
+            "tls-cert-file": self.cert_file,
+            "tls-key-file": self.key_file,
+        }
+
+
+@dataclass(frozen=True)
 class Server:
     """A server that LocalCluster knows by name, such as `valkey-9.1.2`."""
 

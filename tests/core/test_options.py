@@ -230,6 +230,12 @@ def test_a_url_begins_with_a_scheme_that_means_no_tls(scheme):
     assert parse_url(f"{scheme}://h1:1,h2:2") == ("h1:1,h2:2", {})
 
 
+@pytest.mark.parametrize("scheme", ["valkeys", "rediss", "valkeys+cluster", "rediss+cluster"])
+def test_a_url_with_an_s_more_means_tls(scheme):
+    assert parse_url(f"{scheme}://h1:1,h2:2") == ("h1:1,h2:2", {"tls": True})
+    assert Cluster.from_url(f"{scheme}://h1:1")._state.tls is not None
+
+
 @pytest.mark.parametrize(
     ("rest", "seeds", "options"),
     [
@@ -255,6 +261,8 @@ def test_a_url_begins_with_a_scheme_that_means_no_tls(scheme):
         ("h1:1?topology_source=nodes", "h1:1", {"topology_source": "nodes"}),
         ("h1:1?client_info=False", "h1:1", {"client_info": False}),
         ("h1:1?client_info=1", "h1:1", {"client_info": True}),
+        ("h1:1?tls_ca_file=%2Fca.pem", "h1:1", {"tls_ca_file": "/ca.pem"}),
+        ("h1:1?danger_accept_invalid_hostnames=true", "h1:1", {"danger_accept_invalid_hostnames": True}),
     ],
 )
 def test_a_url_gives_seeds_and_options(rest, seeds, options):
@@ -271,8 +279,6 @@ def test_a_url_gives_seeds_and_options(rest, seeds, options):
         "valkey:h1:1",
         "valkey:/h1:1",
         "VALKEY://h1:1",
-        "valkeys://h1:1",  # means TLS, which is not there yet: never connect without it
-        "rediss://h1:1",
         "unix:///tmp/socket",
         b"valkey://h1:1",
         None,
@@ -380,7 +386,8 @@ def test_no_error_of_the_options_shows_the_password(given):
         f"valkey://h1:1?passwd={SECRET}",
         f"valkey://h1:1?username={SECRET}",
         f"valkys://me:{SECRET}@h1:1",
-        f"rediss://me:{SECRET}@h1:1",
+        f"rediss://me:{SECRET}@h1",
+        f"rediss://h1:1?tls_key_password={SECRET}",
         f"me:{SECRET}@h1:1",
     ],
 )
