@@ -273,7 +273,7 @@ class Scene:
             hits += bool(self.interrupter.hit)
             at += step
         print(f"{act.__name__}: {hits} of {last} points, {places} places; {dict(self.counts)}")
-        assert not wrong, "\n".join(wrong)
+        assert not wrong, "\n".join(wrong[:5])
         assert hits >= 0.9 * min(passed[1:]) / step
 
 

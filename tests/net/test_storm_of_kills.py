@@ -42,7 +42,9 @@ class Storm:
             self.numbered += 1
             key = f"key-{self.numbered}"
             own_timer = {"command_timeout": 20.0} if self.numbered % 7 == 0 else {}
-            patience = self.rng.random() * 0.004 if self.timeouts < TIMEOUTS and self.numbered % 8 == 0 else None
+            patience = (
+                0.001 + self.rng.random() * 0.004 if self.timeouts < TIMEOUTS and self.numbered % 8 == 0 else None
+            )
             with gevent.Timeout(patience, False) as timeout:
                 reply = self.cluster.execute("INCR" if self.numbered % 2 else "GET", key, **own_timer)
                 if reply != key.encode():
@@ -54,7 +56,7 @@ class Storm:
     def _kill(self) -> None:
         """Kill a worker at some moment, and put another in its place."""
         while self.kills < KILLS and self.done < COMMANDS:
-            gevent.sleep(self.rng.random() * 0.003)
+            gevent.sleep(0.001 + self.rng.random() * 0.003)  # libuv counts in milliseconds
             place = self.rng.randrange(GREENLETS)
             self.workers[place].kill(block=self.rng.random() < 0.5)
             self.workers[place] = gevent.spawn(self._work)
