@@ -23,14 +23,12 @@ from gvcluster.net.state import ClusterState
 from gvcluster.options import (
     CallOptions,
     ClusterOptions,
-    Seeds,
     call_options_from,
     options_from,
-    parse_seeds,
-    parse_url,
     seconds,
 )
 from gvcluster.reports import Explanation, Statistics
+from gvcluster.seeds import Seeds, parse_seeds, parse_url
 
 # How often `nodes()` begins again when primaries come and go while it is used.
 _RESTARTS = 16

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
-import gevent
 from gevent.event import Event
 
 from gvcluster.core.address import Address
@@ -18,32 +17,13 @@ from gvcluster.net.dial import Connection, dial
 from gvcluster.net.handshake import shake_hands
 from gvcluster.net.loop import HubLoop, remaining
 from gvcluster.net.multiplexed import MultiplexedConnection
+from gvcluster.net.opening import Opening
 from gvcluster.net.state import ClusterState
 from gvcluster.net.tls import Transport, wait_tls
 from gvcluster.net.transport import PlainTransport
 
 # A node that owes a reply for so many seconds is not asked for a slot map if there is another.
 _LATE = 0.1
-
-
-class Opening:
-    """One attempt to open a connection, made by a greenlet of its own: several callers may wait for it."""
-
-    __slots__ = ("connection", "done", "error", "greenlet")
-
-    def __init__(self) -> None:
-        self.done = Event()
-        self.greenlet: gevent.Greenlet[..., None] | None = None
-        self.connection: MultiplexedConnection | None = None
-        self.error: GvClusterError | None = None
-
-    def abort(self) -> None:
-        """Have the attempt end, and close what it opened. Never switches."""
-        if self.greenlet is not None:
-            self.greenlet.kill(block=False)
-        if self.connection is not None:
-            self.connection.close()
-        self.done.set()
 
 
 class NodePool:

@@ -199,6 +199,10 @@ class TlsTransport:
         except OSError:
             return True
 
+    def abandon(self) -> None:
+        """Close the socket without a goodbye, in a forked child: the connection is the parent's."""
+        self._plain.abandon()
+
     def close(self) -> None:
         """Say goodbye if that can be done at once, and if it is ours to say: not in a forked child. Then close."""
         # Half a record is not completed: its commands are proved not executed.

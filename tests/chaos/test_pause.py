@@ -19,6 +19,7 @@ def test_who_waits_for_a_connection_to_a_frozen_primary_goes_to_its_heir_instead
         key = next(key for key in map(str, range(1000)) if cluster.node_for_key(key).address == victim.address)
         with victim.connection() as connection:
             assert connection.calls([("SET", key, "x"), ("WAIT", 1, 5000)]) == [b"OK", 1]
+        assert cluster.execute("GET", key) == b"x"
         live_cluster.pause(victim)
         # The kernel goes on accepting connections for the frozen process, and nobody ever says hello on them.
         reading = [gevent.spawn(cluster.execute, "GET", key) for _ in range(10)]

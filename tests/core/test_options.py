@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from gvcluster import Cluster
 from gvcluster.core.address import Address
 from gvcluster.errors import ConfigError, GvClusterError
-from gvcluster.options import CallOptions, ClusterOptions, Options, options_from, parse_seeds, parse_url, refuse_unknown
+from gvcluster.options import CallOptions, ClusterOptions, Options, options_from, refuse_unknown
+from gvcluster.seeds import parse_seeds, parse_url
 
 SECRET = "hunter2"
 

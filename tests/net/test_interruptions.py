@@ -9,6 +9,7 @@ The opcodes in QUIET can be interrupted by neither, and are no points. Raising t
 the NOP of a `try` lies outside of that very `try`.
 """
 
+import contextlib
 import dis
 import gc
 import itertools
@@ -219,7 +220,10 @@ class Scene:
         self.interrupter.arm(at, act)
         self.hub.loop.run_callback(sys.settrace, self.interrupter)
         self.greenlets = [gevent.spawn(self._traced, next(self._names)) for _ in range(self.greenlets_per_run)]
-        gevent.joinall(self.greenlets, timeout=PATIENCE * 2 + MARGIN)
+        end = time.monotonic() + PATIENCE * 2 + MARGIN
+        while time.monotonic() < end and any(not greenlet.dead for greenlet in self.greenlets):
+            with contextlib.suppress(Alarm):  # with libuv, gevent throws what is raised in the hub to the main greenlet
+                gevent.joinall(self.greenlets, timeout=max(0.001, end - time.monotonic()))
         sys.settrace(None)
         self.hub.loop.run_callback(sys.settrace, None)
         stuck = [greenlet for greenlet in self.greenlets if not greenlet.dead]
