@@ -68,8 +68,8 @@ class Cluster:
         """Make a cluster from `valkey://user:password@h1:p,h2:p/0?command_timeout=1.5`.
 
         Args:
-            url: Scheme `valkey` or `redis`, also with `+cluster`. User and password are percent-decoded. The query
-                gives options; those given as arguments win.
+            url: Scheme `valkey` or `redis`, with an `s` more for TLS, also with `+cluster`. User and password are
+                percent-decoded. The query gives options; those given as arguments win.
             options: As for `Cluster`.
 
         Raises:

@@ -8,10 +8,9 @@ So the hub is never blocked, whose context it may be and whether anything is pat
 
 from __future__ import annotations
 
-import os
 from _socket import IPPROTO_TCP, SHUT_RD, socket
 from ssl import MemoryBIO, SSLError, SSLWantReadError
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import gevent
 import gevent.socket
@@ -48,8 +47,8 @@ class TlsTransport:
     """
 
     __slots__ = (
-        *("readable", "unsent", "writable"),
-        *("_address", "_end", "_incoming", "_is_sending", "_name", "_outgoing", "_pid", "_plain", "_rest", "_socket"),
+        *("__weakref__", "readable", "unsent", "writable"),
+        *("_address", "_end", "_incoming", "_is_sending", "_name", "_outgoing", "_plain", "_rest", "_socket"),
         "_tls",
     )
 
@@ -63,7 +62,6 @@ class TlsTransport:
         self._rest = memoryview(b"")  # ciphertext that the kernel has not taken yet
         self._is_sending = False  # who runs inside a `send`, in a finalizer say, must leave its ciphertext alone
         self._end: OSError | None = None  # what came behind the last bytes that could be read
-        self._pid = os.getpid()
 
     def send(self, data: bytes | memoryview) -> int:
         """Encrypt from the front of `data` as much as the kernel takes, and one record more at most.
@@ -177,7 +175,7 @@ class TlsTransport:
             self._wait_pushed(loop)
             if is_done:
                 return
-            loop.hub.wait(self.readable)
+            self._wait(self.readable, loop)
             data = self._socket.recv(ROOM)
             if not data:
                 raise ConnectionError("the node ended the connection")
@@ -188,7 +186,11 @@ class TlsTransport:
             try:
                 return self._push()
             except BlockingIOError:
-                loop.hub.wait(self.writable)
+                self._wait(self.writable, loop)
+
+    def _wait(self, watcher: Any, loop: HubLoop) -> None:
+        with loop.only_here():
+            loop.hub.wait(watcher)
 
     def is_at_eof(self) -> bool:
         """Look, without taking anything, whether the peer has ended the connection. Never waits."""
@@ -199,21 +201,20 @@ class TlsTransport:
         except OSError:
             return True
 
-    def abandon(self) -> None:
-        """Close the socket without a goodbye, in a forked child: the connection is the parent's."""
-        self._plain.abandon()
-
     def close(self) -> None:
-        """Say goodbye if that can be done at once, and if it is ours to say: not in a forked child. Then close."""
+        """Say goodbye if that can be done at once, and close."""
         # Half a record is not completed: its commands are proved not executed.
-        is_ours = self._socket.fileno() >= 0 and os.getpid() == self._pid
-        if is_ours and not self._rest and not self._is_sending:
+        if self._socket.fileno() >= 0 and not self._rest and not self._is_sending:
             try:
                 self._tls.unwrap()
             except OSError:  # there is no waiting for the node's own goodbye
                 pass
             self._push_what_goes()
         self._plain.close()
+
+    def abandon(self) -> None:
+        """Close without a word, in a forked child or after the hub's end: the goodbye is not ours to say."""
+        self._plain.abandon()
 
 
 Transport = PlainTransport | TlsTransport
@@ -237,6 +238,7 @@ def wait_tls(sock: socket, loop: HubLoop, tls: Tls, node: tuple[Address, Node | 
     except Exception as error:  # of the user's function, or of a name that can not be one
         sock.close()
         raise _failed(address, f"tls_server_name, or the node's own name, can not be used: {error}") from error
+    loop.watch_over(transport)
     try:
         with gevent.Timeout(remaining(deadline)) as patience:
             transport.wait_handshake(loop)

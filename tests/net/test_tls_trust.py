@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -301,7 +302,7 @@ def test_a_stalled_handshake_ends_with_the_connect_timeout_and_closes_the_socket
 def test_a_kill_in_the_handshake_leaves_nothing_open_and_is_passed_on_as_it_is(silent, error):
     address = Address(*silent.getsockname())
     tls, loop = Tls(ssl.create_default_context()), HubLoop(gevent.get_hub())
-    sock = dial(Connection(address, "multiplexed"), monotonic() + 5, None)
+    sock = dial(Connection(address, "multiplexed"), monotonic() + 5, None, loop)
     thrown = error()
     waiting = gevent.spawn(wait_tls, sock, loop, tls, (address, None), monotonic() + 5)
     accepted, _ = silent.accept()
@@ -311,6 +312,25 @@ def test_a_kill_in_the_handshake_leaves_nothing_open_and_is_passed_on_as_it_is(s
         assert accepted.recv(65536) == b""
     assert waiting.exception is (None if error is gevent.GreenletExit else thrown)
     assert sock.fileno() == -1
+
+
+def test_a_fork_in_the_handshake_leaves_it_to_the_parent(silent):
+    address = Address(*silent.getsockname())
+    tls, loop = Tls(ssl.create_default_context()), HubLoop(gevent.get_hub())
+    sock = dial(Connection(address, "multiplexed"), monotonic() + 5, None, loop)
+    waiting = gevent.spawn(wait_tls, sock, loop, tls, (address, None), monotonic() + 0.2)
+    accepted, _ = silent.accept()
+    with accepted:
+        hello = accepted.recv(65536)
+        child = os.fork()
+        if child == 0:
+            waiting.join(0.4)  # its deadline passes, and it was the parent's
+            os._exit(0 if not waiting.dead and sock.fileno() == -1 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        with pytest.raises(ConnectFailed, match="took too long"):
+            waiting.get()
+        assert hello[0] == 22
+        assert accepted.recv(65536) == b""
 
 
 def test_callbacks_are_told_before_the_handshake_and_when_it_fails(nodes, trusting):
