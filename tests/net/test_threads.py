@@ -11,7 +11,7 @@ from gevent._hub_local import get_hub_if_exists
 from gevent.hub import get_hub
 from gevent.monkey import get_original, is_module_patched
 
-from gvcluster import Cluster
+from gvcluster import Cluster, hash_slot
 from gvcluster.errors import GvClusterError
 from gvcluster.events import Closed, Ready, SlotMapUpdated
 from gvcluster.testing import FakeCluster, FakeNode
@@ -116,7 +116,8 @@ def test_a_map_that_one_hub_fetches_is_used_by_the_others_at_once():
         def other() -> object:
             cluster.execute("GET", key)
             served.append(get_hub())
-            wait_for(lambda: moved)
+            table = cluster._executor_here().runtime.nodes.table
+            wait_for(lambda: moved and table[hash_slot(key)].address == fake.nodes[1].address)
             before = cluster.statistics().redirects
             return cluster.execute("GET", key), cluster.statistics().redirects - before
 
@@ -149,7 +150,7 @@ def test_however_many_hubs_want_a_map_no_two_fetch_at_a_time():
         for thread in threads:
             thread.join()
         assert max(most) == 1
-        assert len(most) <= 3
+        assert len(most) <= 2  # one that all wanted, after one that the first began before
         cluster.close()
 
 
