@@ -263,7 +263,7 @@ class Cluster:
 
     def close(self) -> None:
         """End all calls with an error, and all connections, now. Can be called twice. Never waits."""
-        if self._state.closed:
+        if not self._state.is_first_to_close():
             return
         self._state.closing = self._state.closed = True
         self._hubs.everywhere(Executor.close)

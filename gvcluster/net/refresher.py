@@ -152,19 +152,21 @@ class Refresher:
     # -- one hub at a time --------------------------------------------------------------------------------------------
 
     def _is_my_turn(self) -> bool:
-        """Claim the turn. If another hub has it, wait until it is over: what it brings may be all that is wanted."""
+        """Claim the turn; if another hub has it, wait until it is over. What others brought may be enough."""
         claim = self._state.turns.claim(self, monotonic(), self._lease())
-        if claim.holder is self:
-            self._claim = claim
+        if claim.holder is not self:
+            self._their_turn_is_over.clear()
+            if not claim.is_over:
+                self._loop.wait(self._their_turn_is_over, remaining(claim.until))
+            return False
+        self._claim = claim
+        if self._first is not None or self._state.fetched <= self._wanted_at:
             return True
-        self._their_turn_is_over.clear()
-        if not claim.is_over:
-            self._loop.wait(self._their_turn_is_over, remaining(claim.until))
-        if claim.is_over and self._first is None and self._state.fetched > self._wanted_at:
-            self._wanted = False
-            this, self._next = self._next, Round()
-            this.topology = self._state.topology
-            this.done.set()
+        self._give_back()
+        self._wanted = False
+        this, self._next = self._next, Round()
+        this.topology = self._state.topology
+        this.done.set()
         return False
 
     def _lease(self) -> float:

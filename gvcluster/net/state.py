@@ -32,6 +32,7 @@ class ClusterState:
     redirects, retries: how many were followed or made, over all calls.
     turns, pace: which hub fetches the slot map, and how soon the next fetch may begin.
     runtimes: one for each hub that uses the cluster.
+    closers: who has called close() first.
     thread: what each native thread keeps until it ends; also where `threading.local` is patched.
     """
 
@@ -49,6 +50,7 @@ class ClusterState:
     turns: Turns = field(default_factory=Turns)
     pace: Pace = field(default_factory=Pace)
     runtimes: list[Any] = field(default_factory=list)
+    closers: dict[None, object] = field(default_factory=dict)
     thread: Any = field(default_factory=get_original("threading", "local"))
     tls: Tls | None = field(init=False)
 
@@ -66,6 +68,11 @@ class ClusterState:
             return None
         node = self.topology.node_at(address)
         return node.id or None if node is not None else None
+
+    def is_first_to_close(self) -> bool:
+        """Whether nobody has closed the cluster yet: of all threads, one gets a yes, once."""
+        me = object()
+        return self.closers.setdefault(None, me) is me
 
     def tell(self, event: Event) -> None:
         """Call the user's `on_event`, never after Closed.

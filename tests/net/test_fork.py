@@ -258,9 +258,9 @@ def while_the_deadline_is_near(fake: FakeCluster, call: Callable[..., None]) -> 
 
 def just_lost(fake: FakeCluster, call: Callable[..., None]) -> None:
     """The connection has ended in this turn of the loop: those who wait are to be told in the next one."""
-    fake.nodes[0].on("GET", silent)
-    gevent.spawn(call, "GET", key_of(fake, fake.nodes[0]))
-    wait_for(lambda: fake.nodes[0].commands("GET"))
+    fake.nodes[0].on("SET", silent)
+    gevent.spawn(call, "SET", key_of(fake, fake.nodes[0]), 1)
+    wait_for(lambda: fake.nodes[0].commands("SET"))
     pools = call.cluster._executor_here().runtime.nodes.pools.values()
     (lane,) = [pool.lane for pool in pools if pool.lane is not None and pool.in_flight]
     lane.close(ConnectionError("for a test"))

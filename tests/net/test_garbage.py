@@ -2,7 +2,6 @@
 
 import gc
 import os
-import subprocess
 import sys
 import warnings
 import weakref
@@ -10,6 +9,7 @@ from collections.abc import Callable
 
 import gevent
 import pytest
+from gevent import subprocess
 
 from gvcluster import Cluster
 from gvcluster.testing import FakeCluster
@@ -113,15 +113,13 @@ cluster = Cluster(seeds, on_event=told.append, on_disconnect=lambda *a: told.app
 def run(seeds: str, loop: str, code: str) -> str:
     """What a script prints, which must end by itself and without a word on stderr."""
     environment = {**os.environ, "GEVENT_LOOP": loop}
-    worker = gevent.get_hub().threadpool.spawn(
-        subprocess.run,
+    done = subprocess.run(
         [sys.executable, "-X", "dev", "-c", BEGIN + code, seeds],
         env=environment,
         capture_output=True,
         text=True,
         timeout=20,
     )
-    done = worker.get()
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
