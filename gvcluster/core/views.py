@@ -50,7 +50,7 @@ def judge(known: Topology | None, view: View, memory: Memory) -> Verdict:
 
     - Of overlapping fetches the one that was begun later wins.
     - Where both tell configuration epochs, the higher one wins for each slot.
-    - A map with fewer covered slots is believed when a second node tells the same.
+    - A map with fewer covered slots is believed when a second node, if there is one, tells the same.
     - A map that names as primary an address that a promotion has replaced is believed from that node itself.
     """
     if known is None:
@@ -59,7 +59,7 @@ def judge(known: Topology | None, view: View, memory: Memory) -> Verdict:
         return Verdict(None, memory)
     if view.topology.same_routes(known):
         return Verdict(view.topology, replace(memory, accepted=view.begun, smaller=None))
-    if view.topology.covered < known.covered and not _is_seconded(view, memory.smaller):
+    if view.topology.covered < known.covered and len(known.nodes) > 1 and not _is_seconded(view, memory.smaller):
         return Verdict(None, replace(memory, smaller=view))
     relapsed = _relapsed(known, view, memory)
     if relapsed is not None:

@@ -59,6 +59,11 @@ def test_a_map_with_fewer_slots_needs_a_second_node_that_says_the_same() -> None
     assert second.memory.smaller is None
 
 
+def test_where_there_is_only_one_node_its_word_is_enough() -> None:
+    known, smaller = slots((0, 16383, A, None)), slots((0, 8191, A, None))
+    assert judge(known, View(smaller, A, 1.0), Memory()).topology is smaller
+
+
 def test_two_nodes_with_different_smaller_maps_convince_nobody() -> None:
     first = judge(BEFORE, View(slots((0, 8191, A, REPLICA)), A, 1.0), Memory())
     second = judge(BEFORE, View(slots((8192, 16383, B, None)), B, 2.0), first.memory)

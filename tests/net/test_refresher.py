@@ -227,8 +227,9 @@ def test_a_crowd_that_is_refused_causes_few_fetches_one_after_another(fake, make
         fake.move_slot(hash_slot(keys[0]), new)
     else:
         old.on("GET", b"-CLUSTERDOWN The cluster is down\r\n")
-    crowd = [gevent.spawn(cluster.execute, "GET", key, timeout=0.5) for key in keys]
-    gevent.joinall(crowd, timeout=5)
+    timeout = 10 if kind == "MOVED" else 0.5
+    crowd = [gevent.spawn(cluster.execute, "GET", key, timeout=timeout) for key in keys]
+    gevent.joinall(crowd, timeout=10)
     assert len(maps.asked) <= 5
     assert are_paced(maps.times)
     if kind == "MOVED":

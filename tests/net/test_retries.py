@@ -376,18 +376,18 @@ def test_a_slot_that_loses_its_owner_is_told_when_two_nodes_agree(fake, make, ot
 
 
 def late(fake: FakeCluster, node: FakeNode, cluster: Cluster) -> None:
-    cluster.execute("GET", key_at(fake, node))
+    cluster.execute("GET", key_at(fake, node), timeout=5)
     node.freeze()
 
 
 PHASES: dict[str, Callable[[FakeCluster, FakeNode, Cluster], object]] = {
     "the first map": lambda fake, node, cluster: [each.freeze() for each in fake.nodes],
-    "connecting": lambda fake, node, cluster: [cluster.connect(), node.freeze()],
-    "back-off": lambda fake, node, cluster: [cluster.connect(), node.on("GET", refusal("TRYAGAIN"))],
-    "waiting for news": lambda fake, node, cluster: [cluster.connect(), node.on("GET", refusal("CLUSTERDOWN"))],
+    "connecting": lambda fake, node, cluster: [cluster.connect(5), node.freeze()],
+    "back-off": lambda fake, node, cluster: [cluster.connect(5), node.on("GET", refusal("TRYAGAIN"))],
+    "waiting for news": lambda fake, node, cluster: [cluster.connect(5), node.on("GET", refusal("CLUSTERDOWN"))],
     "the reply": late,
-    "blocked": lambda fake, node, cluster: [cluster.connect(), node.on("BLPOP", None)],
-    "connecting to block": lambda fake, node, cluster: [cluster.connect(), node.freeze()],
+    "blocked": lambda fake, node, cluster: [cluster.connect(5), node.on("BLPOP", None)],
+    "connecting to block": lambda fake, node, cluster: [cluster.connect(5), node.freeze()],
 }
 
 
