@@ -59,7 +59,7 @@ def judge(known: Topology | None, view: View, memory: Memory) -> Verdict:
         return Verdict(None, memory)
     if view.topology.same_routes(known):
         return Verdict(view.topology, replace(memory, accepted=view.begun, smaller=None))
-    if view.topology.covered < known.covered and len(known.nodes) > 1 and not _is_seconded(view, memory.smaller):
+    if view.topology.covered < known.covered and not _is_seconded(view, known, memory.smaller):
         return Verdict(None, replace(memory, smaller=view))
     relapsed = _relapsed(known, view, memory)
     if relapsed is not None:
@@ -71,7 +71,9 @@ def judge(known: Topology | None, view: View, memory: Memory) -> Verdict:
     return Verdict(topology, Memory(view.begun, replaced))
 
 
-def _is_seconded(view: View, smaller: View | None) -> bool:
+def _is_seconded(view: View, known: Topology, smaller: View | None) -> bool:
+    if len(known.nodes) == 1:
+        return True
     return smaller is not None and smaller.told_by != view.told_by and smaller.topology.same_routes(view.topology)
 
 

@@ -181,9 +181,16 @@ class HubLoop:
             watcher.ref = False
         return watcher
 
-    def timer(self, after: float, *, ref: bool = False) -> Any:
-        """A timer that goes off once, after so many seconds; it keeps the loop alive only if `ref`."""
-        return self.hub.loop.timer(max(TICK, after) if after else 0, ref=ref)
+    def timer(self, after: float, again: float = 0.0, *, ref: bool = False) -> Any:
+        """A timer that goes off after so many seconds; it keeps the loop alive only if `ref`.
+
+        Args:
+            after: seconds; 0 is the next turn.
+            again: go off again and again, after so many seconds each, until stopped: a signal handler that raises can
+                strike before the first line of what the timer calls.
+            ref: whether it keeps the loop alive.
+        """
+        return self.hub.loop.timer(max(TICK, after) if after else 0, again, ref=ref)
 
     def turn_ends(self) -> float:
         """When waking must stop for this turn of the loop, on the monotonic clock."""

@@ -64,6 +64,7 @@ class MultiplexedConnection:
         self._is_stuck = False  # the kernel takes no more: the write watcher will tell
         self._due = self._soon(int)  # the flush of this turn of the loop: what counts is whether it is pending
         self._flushing: object = None  # the greenlet whose flush it is
+        self._knows_what_was_sent = True
         self._cause: BaseException | None = None
         self._heard = monotonic()  # when the last byte came, or went while nothing was owed
         self._reader, self._buffer = ReplyReader(), bytearray(CHUNK)
@@ -352,7 +353,8 @@ class MultiplexedConnection:
             waiter.abandon()
 
     def _poison(self, error: BaseException) -> None:
-        """Replies and waiters may no longer match: nothing on this connection can be trusted."""
+        """Replies and waiters may no longer match, and nobody knows what was sent last: nothing can be trusted."""
+        self._knows_what_was_sent = False
         self._lose(error)
 
     def _malformed(self, error: Exception) -> ProtocolError:
@@ -381,7 +383,7 @@ class MultiplexedConnection:
 
     def _fail_all(self) -> None:
         """Tell all that wait. Proved not executed are those at the end of the line whose last byte is still here."""
-        unsent, proved = len(self._rest) + self._transport.unsent, 0
+        unsent, proved = (len(self._rest) + self._transport.unsent) * self._knows_what_was_sent, 0
         for waiter in reversed(self._line):
             if unsent <= 0:
                 break

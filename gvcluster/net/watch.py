@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gvcluster.errors import ReplyTimeout
 from gvcluster.net.loop import HubLoop
@@ -38,10 +38,14 @@ class Watch:
 
     def start(self, after: float | None = None) -> None:
         """Look after so many seconds; by default when a call that begins now will be overdue."""
-        self.stop()
-        self._timer = self._loop.timer(after or self.patience)
-        self._timer.start(self._on_timer, update=True)
+        after = after or self.patience
         self.is_running = True
+        # The old timer goes on until the new one runs: a signal handler that raises must not leave us without any.
+        timer = self._loop.timer(after, again=max(after, SHORTEST))
+        timer.start(self._on_timer, timer, update=True)
+        old, self._timer = self._timer, timer
+        old.stop()
+        old.close()
 
     def stop(self) -> None:
         """Stop the timer for good, or until the next start."""
@@ -60,7 +64,7 @@ class Watch:
         left = waiter.deadline - monotonic()
         if left <= 0:
             return self._too_late(is_unsent=True)
-        timer = self._loop.timer(left)
+        timer = self._loop.timer(left, again=SHORTEST)
         timer.start(self._on_deadline, waiter, update=True)
         try:
             return wait(waiter)
@@ -74,12 +78,15 @@ class Watch:
         if waiter.wake is not None:
             self._overdue(waiter)
 
-    def _on_timer(self) -> None:
+    def _on_timer(self, timer: Any) -> None:
         """The timer that the calls share has gone off."""
-        self.is_running = False
+        if timer is not self._timer:
+            timer.stop()
+            return
         connection = self._connection
         connection.look()
         if not connection.in_flight:
+            self.stop()
             return
         now = monotonic()
         if connection.is_behind():  # with replies that have come already: no verdict now
