@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -107,7 +108,7 @@ class Executor:
         """That node only: no redirects, no retries."""
         self.active += 1
         try:
-            reply = self._send(request, self._nodes.pool_at(address))
+            reply = self._send(request, self._nodes.pool_at(address), is_pinned=True)
         finally:
             self.active -= 1
         if isinstance(reply, Outcome):
@@ -165,7 +166,7 @@ class Executor:
         pool = self._pool_for(call) if target is None else self._nodes.pool_at(target.address)
         if isinstance(pool, Unserved):
             return pool, None
-        return self._send(request, pool, target is not None and target.asking), pool.address
+        return self._send(request, pool, asking=target is not None and target.asking), pool.address
 
     def _pool_for(self, call: Call) -> NodePool | Unserved:
         """The pool of the slot's owner; of any primary for a command without a slot."""
@@ -187,11 +188,13 @@ class Executor:
             self._stop_if_closed(Progress())
             raise
 
-    def _send(self, request: Request, pool: NodePool, asking: bool = False) -> Any:
+    def _send(self, request: Request, pool: NodePool, *, asking: bool = False, is_pinned: bool = False) -> Any:
         """The reply, or how the attempt ended instead."""
         call = request.call
+        on_slow = None if is_pinned else partial(self._failover.attend, call.slot, call.deadline - monotonic())
         try:
-            lane = pool.wait_exclusive(call.deadline) if request.exclusive else pool.wait_lane(call.deadline)
+            wait = pool.wait_exclusive if request.exclusive else pool.wait_lane
+            lane = wait(call.deadline, on_slow)
         except GvClusterError as error:
             return classify(error, call.slot, pool.address)
         try:

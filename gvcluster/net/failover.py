@@ -51,19 +51,27 @@ class FailoverWatch:
             seconds: the caller's back-off.
             left: until the caller's deadline.
         """
-        topology = self._state.topology
-        owner = topology.owner(slot) if topology is not None and slot is not None else None
-        if topology is not None and owner is not None:
-            pool = self._nodes.pool_at(owner.address)
-            if pool.is_failing():
+        owner = self._owner(slot)
+        if owner is not None:
+            if self._nodes.pool_at(owner.address).is_failing():
                 seconds = left
                 self._begin(owner, self._revive)
-            self._wanted_until[owner.shard] = max(
-                self._wanted_until.get(owner.shard, 0.0), monotonic() + seconds + LINGER
-            )
-            for replica in topology.replicas_of(owner):
-                self._begin(replica, self._watch)
+            self.attend(slot, seconds)
         self._refresher.wait_for_news(seconds)
+
+    def attend(self, slot: int | None, seconds: float) -> None:
+        """Have the slot's shard watched for so long. Never switches."""
+        topology, owner = self._state.topology, self._owner(slot)
+        if topology is None or owner is None:
+            return
+        until = monotonic() + seconds + LINGER
+        self._wanted_until[owner.shard] = max(self._wanted_until.get(owner.shard, 0.0), until)
+        for replica in topology.replicas_of(owner):
+            self._begin(replica, self._watch)
+
+    def _owner(self, slot: int | None) -> Node | None:
+        topology = self._state.topology
+        return topology.owner(slot) if topology is not None and slot is not None else None
 
     def _begin(self, node: Node, ask: Callable[[Node], None]) -> None:
         if node not in self._watched:

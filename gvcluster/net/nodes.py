@@ -66,7 +66,13 @@ class Nodes:
         for slot, (address, _) in self._patches.items():
             table[slot] = self.pool_at(address)
         self.table[:] = table
-        self._retire_all_but({node.address for node in topology.nodes}.union(self._patched_to()))
+        self._dismiss_all_but(topology)
+
+    def _dismiss_all_but(self, topology: Topology) -> None:
+        serving = {node.address for node in topology.primaries}.union(self._patched_to())
+        for address in self.pools.keys() - serving:
+            self.pools[address].release_waiters()
+        self._retire_all_but(serving.union(node.address for node in topology.replicas))
 
     def _patched_to(self) -> list[Address]:
         return [address for address, _ in self._patches.values()]

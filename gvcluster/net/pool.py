@@ -24,6 +24,9 @@ from gvcluster.net.transport import PlainTransport
 
 # A node that owes a reply for so many seconds is not asked for a slot map if there is another.
 _LATE = 0.1
+# An attempt to connect that takes so many seconds may be to a node that is dead without refusing: see whether it is
+# still what it was. Half a second would be late after a failover; connecting over a continent takes a tenth of one.
+_SLOW = 0.25
 
 
 class NodePool:
@@ -85,8 +88,12 @@ class NodePool:
 
     # -- the lane -----------------------------------------------------------------------------------------------------
 
-    def wait_lane(self, deadline: float) -> MultiplexedConnection:
+    def wait_lane(self, deadline: float, on_slow: Callable[[], object] | None = None) -> MultiplexedConnection:
         """The lane, opened if it is not. Waits until the deadline; a caller that leaves does not abort the opening.
+
+        Args:
+            deadline: on the monotonic clock.
+            on_slow: called if it takes long. Who gives it has come for a slot, and is sent away when the slot moves.
 
         Raises:
             ConnectFailed, AuthFailed: no connection. A node that just refused is not asked again at once.
@@ -96,11 +103,26 @@ class NodePool:
         opening = self._opening
         if opening is None:
             opening = self._opening = self._begin_to_open("multiplexed")
-        if not self._loop.wait(opening.done, remaining(deadline)):
+        return self._wait_for(opening, deadline, on_slow)
+
+    def _wait_for(
+        self, opening: Opening, deadline: float, on_slow: Callable[[], object] | None
+    ) -> MultiplexedConnection:
+        event = opening.done if on_slow is None else opening.released
+        if on_slow is not None and not self._loop.wait(event, min(_SLOW, remaining(deadline))):
+            on_slow()
+        if not self._loop.wait(event, remaining(deadline)):
             raise ConnectFailed(f"no connection to {self.address} in time", address=self.address)
-        if opening.connection is None:
-            raise _again(opening.error, self.address)
-        return opening.connection
+        if opening.connection is not None:
+            return opening.connection
+        if not opening.done.is_set():
+            raise ConnectFailed(f"{self.address} lost its slots while it was connected", address=self.address)
+        raise _again(opening.error, self.address)
+
+    def release_waiters(self) -> None:
+        """The node serves no slot any more: who waits for a connection because of a slot goes elsewhere."""
+        for opening in tuple(self._openings):
+            opening.released.set()
 
     def _begin_to_open(self, purpose: str) -> Opening:
         self._refuse_if_hopeless()
@@ -135,7 +157,7 @@ class NodePool:
             self._openings.discard(opening)
             if opening is self._opening:
                 self._opening = None
-            opening.done.set()
+            opening.finish()
             if self._retired:
                 self._loop.soon(self._close_lane_when_empty)  # after those who wait have had their turn
 
@@ -201,22 +223,18 @@ class NodePool:
 
     # -- exclusive connections ----------------------------------------------------------------------------------------
 
-    def wait_exclusive(self, deadline: float) -> MultiplexedConnection:
-        """A connection of one's own, opened now. Whoever gets it closes it.
+    def wait_exclusive(self, deadline: float, on_slow: Callable[[], object] | None = None) -> MultiplexedConnection:
+        """A connection of one's own, opened now. Whoever gets it closes it. The arguments are those of `wait_lane`.
 
         Raises:
             ConnectFailed, AuthFailed: no connection.
         """
         opening = self._begin_to_open("exclusive")
         try:
-            if not self._loop.wait(opening.done, remaining(deadline)):
-                raise ConnectFailed(f"no connection to {self.address} in time", address=self.address)
-            if opening.connection is None:
-                raise _again(opening.error, self.address)
+            return self._wait_for(opening, deadline, on_slow)
         except BaseException:
             opening.abort()
             raise
-        return opening.connection
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
