@@ -55,7 +55,7 @@ class MultiplexedConnection:
         self.on_push: Callable[[Any], object] | None = None
         self.on_empty: Callable[[], object] | None = None
         self._on_lost = on_lost
-        self._loop, self._hub, self._park, self._soon = loop, loop.hub, loop.park, loop.soon
+        self._loop, self._hub, self._soon = loop, loop.hub, loop.soon
         self._transport, self._send, self._recv_into = transport, transport.send, transport.recv_into
         self._readable, self._writable = transport.readable, transport.writable
         self._queue: deque[Waiter] = deque()
@@ -63,7 +63,7 @@ class MultiplexedConnection:
         self._rest = memoryview(b"")  # of the youngest in line: what the transport has not taken yet
         self._is_stuck = False  # the kernel takes no more: the write watcher will tell
         self._due = self._soon(int)  # the flush of this turn of the loop: what counts is whether it is pending
-        self._flushing: object = None  # the greenlet whose flush it is
+        self._due.stop()
         self._knows_what_was_sent = True
         self._cause: BaseException | None = None
         self._heard = monotonic()  # when the last byte came, or went while nothing was owed
@@ -91,45 +91,35 @@ class MultiplexedConnection:
         Many deadlines share one timer, which is armed for the oldest: a deadline nearer than those of the calls
         before it is for `call_within`.
         """
-        return self._wait(Waiter(data, self._current().switch, deadline))
+        self._refuse_in_hub()
+        return self._wait(Waiter(data, self._hub, deadline))
 
     def call_within(self, data: bytes, deadline: float, *, asking: bool = False) -> Any:
         """The same with a timer of its own, and with ASKING in front if needed: one block, it must hit no other."""
-        wake = self._current().switch
-        waiter = Block(_ASKING + data, 2, wake, deadline) if asking else Waiter(data, wake, deadline)
+        self._refuse_in_hub()
+        waiter = Block(_ASKING + data, 2, self._hub, deadline) if asking else Waiter(data, self._hub, deadline)
         return self._watch.wait(self._wait, waiter)
 
-    def _current(self) -> Any:
-        current = getcurrent()
-        if current is self._hub:
+    def _refuse_in_hub(self) -> None:
+        if getcurrent() is self._hub:
             raise BlockedInHub("this call would wait, and the hub must not: spawn a greenlet for it")
-        return current
 
     def _wait(self, waiter: Waiter) -> Any:
         try:
-            if self._flushing is not None and self._flushing is getcurrent():
-                raise BlockedInHub("this call came from a finalizer or signal handler that interrupted sending")
             self._queue.append(waiter)
-            if self._line or self._flushing is not None:
-                if not self._due.pending:
-                    self._due = self._soon(self._flush)
-            else:
-                self._flush()
-            woken = self._park()
-            while woken is not waiter:
-                if not isinstance(woken, Waiter):
-                    # Never its value: a greenlet that ends here hands over its result.
-                    raise InvalidSwitchError(
-                        f"a {type(woken).__name__} was switched into a call that waits for a reply"
-                    )
-                woken = self._park()  # that was for a call which this one interrupts; it will be woken again
+            if not self._due.pending:
+                self._due = self._soon(self._flush)
+            if not self._watch.is_running:
+                self._watch.start()
+            woken = waiter.park()
+            if woken is not waiter:
+                # Never its value: a greenlet that ends here hands over its result.
+                raise InvalidSwitchError(f"a {type(woken).__name__} was switched into a call that waits for a reply")
         except BaseException as error:
             waiter.leave()
             self._loop.halt_copy(error)
             raise
-        waiter.wake = None
-        if waiter.scheduled is not None:
-            waiter.leave()
+        waiter.leave()
         return waiter.reply
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -140,15 +130,15 @@ class MultiplexedConnection:
             if self.closed:
                 self._fail_all()
                 return
-            if self._flushing is not None or self._is_stuck:
+            if self._is_stuck:
                 return
-            self._flushing = getcurrent()
             if not self._line:
                 self._begin()
             queue, line, parts = self._queue, self._line, []
             while queue:
                 waiter = queue[0]
-                if waiter.wake is not None:  # else it left before its first byte, and is never sent
+                # Else it left, or was told, before its first byte: it is never sent.
+                if waiter.wake is not None and waiter.scheduled is None:
                     line.append(waiter)
                     parts.append(waiter.data)
                 queue.popleft()
@@ -158,7 +148,6 @@ class MultiplexedConnection:
                 self._write(b"".join(parts), len(parts))
             else:
                 self._let_loop_end()
-            self._flushing = None
         except BaseException as error:
             self._poison(error)
             raise
@@ -171,8 +160,6 @@ class MultiplexedConnection:
             return
         self._heard = now
         self._readable.ref = True
-        if not self._watch.is_running:
-            self._watch.start()
 
     def _write(self, data: bytes, commands: int) -> None:
         self.commands += commands
@@ -260,10 +247,11 @@ class MultiplexedConnection:
                 if waiter.wake is not None:
                     try:
                         waiter.wake(waiter)
-                    except BaseException as error:  # of a raw greenlet, which died of it; never the reader's
+                    except (
+                        BaseException
+                    ) as error:  # a signal handler's, before it was woken: what it raises stays there
+                        waiter.wake_later(self._soon)
                         self._hub.handle_error(self, type(error), error, error.__traceback__)
-                    if waiter.wake is not None:
-                        waiter.wake_later(self._soon)  # not acknowledged
                     if self.closed:
                         return count
                 if not count & 31 and monotonic() > ends:
@@ -324,7 +312,7 @@ class MultiplexedConnection:
 
     def waiting(self) -> list[Waiter]:
         """Those who wait for a reply, in line or queued."""
-        return [waiter for waiter in chain(self._line, self._queue) if waiter.wake is not None]
+        return [waiter for waiter in chain(self._line, self._queue) if waiter.is_waiting]
 
     def has_not_sent(self, waiter: Waiter) -> bool:
         """Whether not one byte of the waiter has gone to the kernel."""
@@ -396,7 +384,7 @@ class MultiplexedConnection:
             self._fail(waiter, False)
 
     def _fail(self, waiter: Waiter, maybe_executed: bool) -> None:
-        if waiter.wake is None:
+        if not waiter.is_waiting:
             return
         why = "it was closed" if self._cause is None else str(self._cause) or type(self._cause).__name__
         text = f"lost the connection to {self.address}: {why}"

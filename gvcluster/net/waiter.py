@@ -5,45 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gevent.hub import Hub
+from gevent.hub import Waiter as Parking
+
 
 class Waiter:
     """One call: its bytes, whom to wake, and at the end its reply.
 
-    A switch can end in another wait of the same greenlet: of a `__del__`, say, that a collection ran between queueing
-    and parking. So who is woken says so, by setting `wake` to None; if not, it is woken again.
+    It parks with gevent's own Waiter, which is C: a wake that comes before the park (because a `__del__`, say, that a
+    collection ran after queueing, waited for something) is kept; one that comes twice, or late, switches to nobody.
     """
 
-    __slots__ = ("data", "deadline", "reply", "scheduled", "wake")
+    __slots__ = ("data", "deadline", "park", "reply", "scheduled", "wake")
 
-    def __init__(self, data: bytes, wake: Callable[[Waiter], object], deadline: float) -> None:
+    def __init__(self, data: bytes, hub: Hub, deadline: float) -> None:
         self.data = data
-        self.wake: Callable[[Waiter], object] | None = wake  # called by the hub as wake(waiter)
+        parking: Parking[Any] = Parking(hub)
+        self.park: Callable[[], Any] = parking.get
+        # Called by the hub as wake(waiter). Whoever stops waiting sets it to None.
+        self.wake: Callable[[Waiter], object] | None = parking.switch
         self.deadline = deadline
         self.reply: Any = None
         self.scheduled: Any = None  # the loop's callback that will wake, where the reader does not do it itself
 
-    def wake_later(self, soon: Callable[..., Any]) -> None:
-        """Have the loop wake it. That callback is C all the way: no signal handler can come between and lose it."""
-        wake, self.wake = self.wake, None
-        if wake is not None:
-            self.scheduled = soon(wake, self)
-            soon(self._insist, soon, wake)
+    @property
+    def is_waiting(self) -> bool:
+        """Whether somebody waits, and is not told yet."""
+        return self.wake is not None and self.scheduled is None
 
-    def _insist(self, soon: Callable[..., Any], wake: Callable[[Waiter], object]) -> None:
-        if self.scheduled is not None:
-            self.scheduled = soon(wake, self)
-            soon(self._insist, soon, wake)
+    def wake_later(self, soon: Callable[..., Any]) -> None:
+        """Have the loop wake it. The callback is C all the way: no signal handler can come between and lose it."""
+        if self.wake is not None and self.scheduled is None:
+            self.scheduled = soon(self.wake, self)
 
     def leave(self) -> None:
         """Wait no longer. Unsent, it will not be sent; sent, its reply will be dropped."""
         self.wake = None
         if self.scheduled is not None:
             self.scheduled.stop()
-            self.scheduled = None
 
     def abandon(self) -> None:
         """Never wake it. What would have woken it is kept: a parked greenlet that is collected runs its `finally`s."""
-        self.reply = (self.wake, self.scheduled and self.scheduled.callback, self.reply)
+        self.reply = (self.wake, self.park, self.reply)
         self.leave()
 
 
@@ -52,8 +55,8 @@ class Block(Waiter):
 
     __slots__ = ("earlier", "owed")
 
-    def __init__(self, data: bytes, owed: int, wake: Callable[[Waiter], object], deadline: float) -> None:
-        super().__init__(data, wake, deadline)
+    def __init__(self, data: bytes, owed: int, hub: Hub, deadline: float) -> None:
+        super().__init__(data, hub, deadline)
         self.owed = owed
         self.earlier: list[Any] = []
 

@@ -75,7 +75,7 @@ class Watch:
     def _on_deadline(self, waiter: Waiter) -> None:
         """A waiter's own timer has gone off."""
         self._connection.look()
-        if waiter.wake is not None:
+        if waiter.is_waiting:
             self._overdue(waiter)
 
     def _on_timer(self, timer: Any) -> None:

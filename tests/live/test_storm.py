@@ -240,8 +240,8 @@ class Storm:
                 self._kill_one()
 
     def _hurried(self, caller: Caller) -> str | None:
-        # With 200 callers a reply takes some 10 ms: half of these are too short. libuv knows no parts of a millisecond.
-        timer = gevent.Timeout.start_new(self._rng.choice((0, *[self._rng.uniform(0.001, 0.02)] * 19)))
+        # With 200 callers a reply takes some 5 ms: half of these are too short. libuv knows no parts of a millisecond.
+        timer = gevent.Timeout.start_new(self._rng.choice((0, *[self._rng.uniform(0.001, 0.01)] * 9)))
         try:
             return caller.step()
         except gevent.Timeout as fired:

@@ -59,6 +59,7 @@ def functions(*classes: type, only: str = "") -> dict[CodeType, str]:
 EVERYTHING = functions(MultiplexedConnection, Waiter, Block, Watch)
 END_OF_TURN = functions(MultiplexedConnection, only="_resume")
 SILENCE = functions(Watch)
+WRITE = functions(MultiplexedConnection, only="_flush _write")
 
 
 def points_of(code: CodeType) -> Iterator[int]:
@@ -171,6 +172,9 @@ class Scene:
 
     def write_much(self, name: str) -> None:
         self.call("GETSET", name + "write", BIG)
+        self.call("GET", name + "read")
+
+    def read(self, name: str) -> None:
         self.call("GET", name + "read")
 
     def write(self, name: str) -> None:
@@ -327,6 +331,13 @@ every_act = pytest.mark.parametrize("act", [act.__name__ for act in ACTS])
 def test_nothing_that_comes_between_two_bytecodes_of_flush_and_read_does_harm(scene, act):
     all_is_well = scene()
     all_is_well.interrupt_everywhere(getattr(all_is_well, act))
+
+
+def test_calls_that_are_queued_while_a_finalizer_holds_up_the_flush_are_sent_when_it_is_over(scene):
+    all_is_well = scene(WRITE)
+    all_is_well.work, all_is_well.greenlets_per_run = all_is_well.read, 4
+    all_is_well.interrupt_everywhere(all_is_well.collect_and_wait)
+    assert set(all_is_well.counts) == {"bytes"}, "healthy calls had to wait for their deadline"
 
 
 @every_act

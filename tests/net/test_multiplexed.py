@@ -212,7 +212,7 @@ def test_a_short_deadline_ends_its_call_in_time_behind_a_long_one(held, connect)
     held.wait_for(1)
     began = time.monotonic()
     (error,) = ends(begin(cluster, "GET", "quick", command_timeout=SOON))
-    assert SOON <= time.monotonic() - began < SOON + 0.25
+    assert SOON * 0.9 < time.monotonic() - began < SOON + 0.25  # libuv counts in milliseconds
     assert type(error) is ReplyTimeout
     assert error.maybe_executed
     assert not slow.dead
