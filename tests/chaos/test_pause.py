@@ -1,5 +1,6 @@
 """SIGSTOP: a node that says nothing and closes nothing, for longer or shorter than the others are ready to wait."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -104,6 +105,26 @@ def test_what_a_paused_node_answers_too_late_reaches_nobody(
         assert {why_lost(error) for error in under_load.errors()} <= in_doubt
         under_load.check_counts()
         assert cluster.statistics().route_version == 1
+
+
+def test_a_frozen_node_that_is_asked_first_does_not_hold_up_the_slot_map(
+    live_cluster: LocalCluster, shards: list[Node], protocol: int
+) -> None:
+    victim = shards[0]
+
+    class VictimFirst(random.Random):
+        def shuffle(self, x: Any) -> None:
+            x.sort(key=lambda address: address != victim.address)
+
+    options = {"protocol": protocol, "connect_timeout": 30.0, "rng": VictimFirst()}
+    with gvcluster.connect([victim.address], **options) as cluster:
+        assert cluster.close_idle() == 1
+        live_cluster.pause(victim)
+        try:
+            cluster.refresh(timeout=4)
+        finally:
+            live_cluster.resume(victim)
+        assert cluster.statistics().refreshes == 2
 
 
 def why_lost(error: Any) -> tuple[type, bool, Address | None]:

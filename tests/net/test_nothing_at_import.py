@@ -61,7 +61,7 @@ keep = [gvcluster.Cluster("127.0.0.1:1"), gvcluster.Cluster.from_url("valkey://m
 exec(compile(sys.argv[1], os.path.join(os.path.dirname(gvcluster.__file__), "planted.py"), "exec"))
 after = state()
 found += [f"{what}: {before[what]} before, {after[what]} after" for what in before if before[what] != after[what]]
-print("; ".join(found) or "nothing")
+print("; ".join(found) or "nothing", flush=True)
 os._exit(0)
 """
 
