@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, cast
 
 import hiredis
 
 from gvcluster.errors import AuthFailed, Busy, ConfigError, NoScript, ReadOnly, Redirected, ReplyError
+
+# Its stub takes a tuple of one. Once, for `cast` is a call: 2 × 0.1 µs per command.
+_pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 
 # hiredis packs exactly these as the server expects them. Everything else is looked at one by one: hiredis sends a
 # float's or an int subclass's repr as it is ("np.float64(1.5)", "Colour.RED"), nan without a word, and crashes the
@@ -40,7 +43,7 @@ def encode(args: tuple[Any, ...]) -> bytes:
     if not _PLAIN.issuperset(map(type, args)) or not args:
         args = _spelled_out(args)
     try:
-        return cast(bytes, hiredis.pack_command(cast(Any, args)))
+        return _pack(args)
     except UnicodeEncodeError:
         pass  # it shows the value: it must not be the context of what is raised
     raise _bad_argument(_first_unencodable(args), "a str with lone surrogates; pass bytes instead")
