@@ -240,8 +240,10 @@ class Refresher:
     def _ask(self, address: Address) -> Topology:
         command, parse = _SOURCES[self._state.options.topology_source]
         patience = min(PATIENCE, self._state.command_timeout)
-        # Connecting has its own limit, and at its end it says what was wrong: wait for that.
-        lane = self._nodes.pool_at(address).wait_lane(monotonic() + self._state.options.connect_timeout + PATIENCE)
+        # Connecting has its own limit, and at its end it says what was wrong: who has no map yet waits for that. Later
+        # another node is asked instead: the fetch is one for all, and a frozen node must not hold up a promotion.
+        limit = PATIENCE if self._state.topology is not None else self._state.options.connect_timeout + PATIENCE
+        lane = self._nodes.pool_at(address).wait_lane(monotonic() + limit)
         reply = lane.call_within(command, monotonic() + patience)
         if isinstance(reply, GvClusterError):
             raise reply
