@@ -37,8 +37,11 @@ class Storm:
         reply = b"$%d\r\n%b\r\n" % (len(args[1]), args[1])
         return Pieces(reply, 9) if self.rng.random() < 0.05 else reply
 
+    def _is_raging(self) -> bool:
+        return self.done < COMMANDS or self.kills < KILLS or self.timeouts < TIMEOUTS
+
     def _work(self) -> None:
-        while self.done < COMMANDS:
+        while self._is_raging():
             self.numbered += 1
             key = f"key-{self.numbered}"
             own_timer = {"command_timeout": 20.0} if self.numbered % 7 == 0 else {}
@@ -55,7 +58,7 @@ class Storm:
 
     def _kill(self) -> None:
         """Kill a worker at some moment, and put another in its place."""
-        while self.kills < KILLS and self.done < COMMANDS:
+        while self.kills < KILLS:
             gevent.sleep(0.001 + self.rng.random() * 0.003)  # libuv counts in milliseconds
             place = self.rng.randrange(GREENLETS)
             self.workers[place].kill(block=self.rng.random() < 0.5)
