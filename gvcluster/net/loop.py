@@ -190,6 +190,8 @@ class HubLoop:
                 strike before the first line of what the timer calls.
             ref: whether it keeps the loop alive.
         """
+        if "libuv" in type(self.hub.loop).__module__:
+            again = 0.0  # gevent stops a timer there whose callback raises; stopping it once more crashed in C
         return self.hub.loop.timer(max(TICK, after) if after else 0, again, ref=ref)
 
     def turn_ends(self) -> float:

@@ -275,6 +275,8 @@ class Scene:
 
     def interrupt_everywhere(self, act: Callable[[], object], runs: int | None = None) -> None:
         """Count the points, then act at each of them, or at so many of them; none may do harm."""
+        if act.__name__ == "raise_alarm" and "libuv" in type(get_hub().loop).__module__:
+            pytest.skip("with libuv, gevent throws what a callback raises at the main greenlet, and stops its timer")
         passed = []
         for _ in range(4):
             assert self.run(0, act) == []
