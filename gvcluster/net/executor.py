@@ -148,7 +148,7 @@ class Executor:
         target = self._obey(decision, met, call, progress)
         self._stop_if_closed(progress)
         now = monotonic()
-        if now >= call.deadline - TICK:  # libuv's timers go off early; what is sent now would only be ambiguous
+        if now >= call.deadline - 3 * TICK:  # libuv's timers go off early; what is sent now would only be ambiguous
             raise exhausted(call, progress, now)
         return target
 
