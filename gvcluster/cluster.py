@@ -248,16 +248,13 @@ class Cluster:
         Args:
             timeout: Seconds; the option `timeout` if None. What is in flight then is ended as by `close`.
 
-        Blocks: until nothing is in flight in this hub. A kill or Timeout there closes at once.
+        Blocks: until nothing is in flight, in any hub. A kill or Timeout there closes at once.
         """
         if self._state.closing:
             return
-        executor = self._executor_here()
-        executor.runtime.loop.refuse_to_wait_in_hub()
-        self._state.closing = True
-        self._hubs.everywhere(Executor.refuse)
+        self._executor_here().runtime.loop.refuse_to_wait_in_hub()
         try:
-            executor.drain(self._deadline(timeout))
+            self._hubs.drain(self._deadline(timeout))
         finally:
             self.close()
 

@@ -95,7 +95,7 @@ class Options:
     danger_accept_invalid_certificates: talk to anybody. What is sent is encrypted, and anybody may read it.
     on_connect(connection, error): after TCP connect, before anything is sent; or with the error of a failed attempt.
     on_disconnect(connection, error): error is None when you asked for it.
-    on_event(event): see gvcluster.events.
+    on_event(event): see gvcluster.events. It is called by a greenlet of its own, one event after another; it may wait.
     """
 
     username: str | None = None

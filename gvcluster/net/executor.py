@@ -96,11 +96,9 @@ class Executor:
         """Take no new command: without a known key each of them takes the long way, where it is refused."""
         self._lone_keys = {}
 
-    def drain(self, deadline: float) -> None:
-        """Wait until the calls under way have ended."""
-        while (self.active or self._nodes.in_flight) and monotonic() < deadline:
-            self._nodes.wait_empty(deadline)
-            self._loop.sleep(TICK)
+    def is_busy(self) -> bool:
+        """Whether any call is under way."""
+        return self.active > 0 or self._nodes.in_flight > 0
 
     # -- attempts and decisions ---------------------------------------------------------------------------------------
 

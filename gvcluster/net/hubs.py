@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from time import monotonic
 
 from gevent._hub_local import get_hub_if_exists
 from gevent.hub import get_hub
@@ -15,6 +16,9 @@ from gvcluster.net.runtime import Runtime
 from gvcluster.net.state import ClusterState
 from gvcluster.net.turns import Turns
 from gvcluster.reports import NodeStatistics, Statistics
+
+# Seconds between two looks at whether calls are still under way.
+_LOOK_AGAIN = 0.005
 
 
 class Hubs:
@@ -51,6 +55,15 @@ class Hubs:
                 do(executor)
             else:
                 executor.runtime.loop.from_other_threads(do, executor)
+
+    def drain(self, deadline: float) -> None:
+        """Have all hubs refuse new calls, and wait until those under way have ended, in other threads as well."""
+        loop = self.here().runtime.loop
+        self._state.closing = True
+        self.everywhere(Executor.refuse)
+        # Looked at again and again, for no event reaches across hubs; a few milliseconds more do not matter here.
+        while any(executor.is_busy() for executor in self._living()) and monotonic() < deadline:
+            loop.sleep(_LOOK_AGAIN)
 
     def _living(self) -> list[Executor]:
         """The executors whose hubs still exist. The connections of the others are closed."""

@@ -92,15 +92,15 @@ class HubLoop:
 
     def tell_user(self, callback: Callable[..., object], *args: Any) -> None:
         """Have the hub call a callback of the user soon, in this process only."""
-        self.soon(self._tell_user, callback, args)
+        self.soon(self._unless_copy, callback, args)
 
-    def _tell_user(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+    def _unless_copy(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
         if not self.is_copy:
-            callback(*args)
+            function(*args)
 
     def spawn(self, function: Callable[..., object], *args: Any) -> gevent.Greenlet[..., None]:
         """Run it in a greenlet of its own, in this process only."""
-        return gevent.spawn(self._tell_user, function, args)
+        return gevent.spawn(self._unless_copy, function, args)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 

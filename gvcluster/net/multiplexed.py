@@ -24,7 +24,7 @@ from gevent.exceptions import InvalidSwitchError
 from greenlet import getcurrent
 
 from gvcluster.core.resp import INCOMPLETE, MALFORMED, Push, ReplyReader, encode
-from gvcluster.errors import BlockedInHub, ConnectionLost, ProtocolError
+from gvcluster.errors import BlockedInHub, ConnectionLost, ProtocolError, ReplyError
 from gvcluster.net.dial import Connection
 from gvcluster.net.hoard import Hoard
 from gvcluster.net.loop import HubLoop
@@ -52,7 +52,6 @@ class MultiplexedConnection:
         self.peer, self.address = peer, peer.address
         self.closed = self._is_told = False
         self.commands = 0  # sent so far
-        self.on_push: Callable[[Any], object] | None = None
         self.on_empty: Callable[[], object] | None = None
         self._on_lost = on_lost
         self._loop, self._hub, self._soon = loop, loop.hub, loop.soon
@@ -97,8 +96,13 @@ class MultiplexedConnection:
     def call_within(self, data: bytes, deadline: float, *, asking: bool = False) -> Any:
         """The same with a timer of its own, and with ASKING in front if needed: one block, it must hit no other."""
         self._refuse_in_hub()
-        waiter = Block(_ASKING + data, 2, self._hub, deadline) if asking else Waiter(data, self._hub, deadline)
-        return self._watch.wait(self._wait, waiter)
+        if not asking:
+            return self._watch.wait(self._wait, Waiter(data, self._hub, deadline))
+        block = Block(_ASKING + data, 2, self._hub, deadline)
+        reply = self._watch.wait(self._wait, block)
+        # Where ASKING is refused, the command is only sent back to where it came from: say what was wrong first.
+        refused = next((each for each in block.earlier if isinstance(each, ReplyError)), None)
+        return refused if refused is not None and isinstance(reply, ReplyError) else reply
 
     def _refuse_in_hub(self) -> None:
         if getcurrent() is self._hub:
@@ -131,6 +135,7 @@ class MultiplexedConnection:
                 self._fail_all()
                 return
             if self._is_stuck:
+                self._wait_writable()
                 return
             if not self._line:
                 self._begin()
@@ -174,7 +179,11 @@ class MultiplexedConnection:
         if sent < len(data) or self._transport.unsent:
             self._take_back(len(data) - sent)
             self._is_stuck = True
-            self._writable.start(self._on_writable)
+            self._wait_writable()
+
+    def _wait_writable(self) -> None:
+        """Go on when the kernel takes more. Once more is harmless: a signal handler that raised stopped the watcher."""
+        self._writable.start(self._on_writable)
 
     def _take_back(self, unsent: int) -> None:
         """Return to the queue those of whom the transport took no byte, so that they can still leave unsent."""
@@ -237,8 +246,7 @@ class MultiplexedConnection:
             while (reply := gets()) is not INCOMPLETE:
                 count += 1
                 if reply.__class__ is Push:
-                    self._pushed(reply)
-                    continue
+                    continue  # it answers nobody
                 waiter = line[0]
                 if waiter.__class__ is Block and not waiter.is_complete_with(reply):
                     continue
@@ -247,14 +255,12 @@ class MultiplexedConnection:
                 if waiter.wake is not None:
                     try:
                         waiter.wake(waiter)
-                    except (
-                        BaseException
-                    ) as error:  # a signal handler's, before it was woken: what it raises stays there
+                    except BaseException as error:  # a signal handler's; what the woken one raises stays there
                         waiter.wake_later(self._soon)
                         self._hub.handle_error(self, type(error), error, error.__traceback__)
                     if self.closed:
                         return count
-                if not count & 31 and monotonic() > ends:
+                if not count & 31 and monotonic() > ends and not self.closed:
                     self._readable.stop()
                     self._again.start(self._resume)
                     return count
@@ -283,10 +289,6 @@ class MultiplexedConnection:
             self._poison(error)
             raise
 
-    def _pushed(self, push: Any) -> None:
-        if self.on_push is not None:
-            self._loop.tell_user(self.on_push, push)
-
     def _let_loop_end(self) -> None:
         """Let the loop end, if it has nothing else to do, once no reply is owed."""
         if not self._line and not self._queue and not self.closed:
@@ -297,7 +299,9 @@ class MultiplexedConnection:
     # -- time: what the watch wants to know --------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Read once more, for what may be in the kernel already."""
+        """Read once more, for what may be in the kernel already, and see that what is unsent will be sent."""
+        if self._is_stuck and not self.closed:
+            self._wait_writable()
         if not self.closed and not self.is_behind():
             self._readable.start(self._on_readable)
             self._on_readable()

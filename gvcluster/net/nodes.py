@@ -118,11 +118,6 @@ class Nodes:
         """Close the connections that nobody uses now. Returns how many there were."""
         return sum(pool.close_idle() for pool in tuple(self.pools.values()))
 
-    def wait_empty(self, deadline: float) -> None:
-        """Wait until nothing is in flight, at departed nodes as well."""
-        for pool in [*self.pools.values(), *self._leaving]:
-            pool.wait_empty(deadline)
-
     def close(self, cause: BaseException | None = None) -> None:
         """End every connection now; no slot is served any more. Never switches."""
         self.table[:] = [None] * SLOTS

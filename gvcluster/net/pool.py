@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
-from gevent.event import Event
+from greenlet import GreenletExit
 
 from gvcluster.core.address import Address
 from gvcluster.core.resp import encode
@@ -182,11 +182,13 @@ class NodePool:
             expected_id = self._state.id_expected_at(self.address)
             shake_hands(partial(_ask, connection, deadline), options, self.address, expected_id)
         except BaseException as error:
+            # Who aborts it is the user: by close(), or by leaving a call that needs a connection of its own.
+            cause = None if isinstance(error, GreenletExit) else error
             if connection is not None:
-                connection.close(error)
+                connection.close(cause)
             elif peer.socket is not None:
                 peer.socket.close()
-                self._tell_end(peer, error)
+                self._tell_end(peer, cause)
             raise
         self.opened += 1
         return connection
@@ -251,14 +253,6 @@ class NodePool:
     def _close_lane_when_empty(self) -> None:
         if self.lane is not None:
             _close_when_empty(self.lane, ConnectionError("the node left the slot map"))
-
-    def wait_empty(self, deadline: float) -> None:
-        """Wait until nothing is in flight on the lane."""
-        lane = self.lane
-        while lane is not None and lane.in_flight and monotonic() < deadline:
-            empty = Event()
-            lane.on_empty = empty.set
-            self._loop.wait(empty, min(remaining(deadline), 0.1))
 
     def close_idle(self) -> int:
         """Close the lane if nothing is in flight on it. Returns how many connections were closed."""

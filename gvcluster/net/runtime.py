@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections import deque
 
-from gevent.event import Event
+import gevent
+from gevent.event import Event as Signal
 from gevent.hub import Hub
 
 from gvcluster.core.topology import Topology
 from gvcluster.core.views import Verdict, View, judge
-from gvcluster.events import Ready, SlotMapUpdated
+from gvcluster.events import Event, Ready, SlotMapUpdated
 from gvcluster.net.failover import FailoverWatch
 from gvcluster.net.loop import HubLoop
 from gvcluster.net.nodes import Nodes
@@ -33,7 +35,9 @@ class Runtime:
         self.refresher = Refresher(state, self.loop, self.nodes, self._accept)
         self.failover = FailoverWatch(state, self.loop, self.nodes, self.refresher)
         self.nodes.on_trouble = self.refresher.schedule
-        self.ended = Event()
+        self.ended = Signal()
+        self._untold: deque[Event] = deque()
+        self._teller: gevent.Greenlet[..., None] | None = None
         if not hasattr(state.thread, "token"):
             state.thread.token = _Thread()
         self._thread = weakref.ref(state.thread.token, self._thread_ended)
@@ -59,9 +63,22 @@ class Runtime:
         version = 1 if known is None else known.route_version + 1
         self._publish(topology.with_version(version), view.begun)
         if known is None:
-            state.tell(Ready(version))
-        state.tell(SlotMapUpdated(version, topology.covered, len(topology.primaries), len(topology.replicas)))
+            self._tell(Ready(version))
+        self._tell(SlotMapUpdated(version, topology.covered, len(topology.primaries), len(topology.replicas)))
         return verdict
+
+    def _tell(self, event: Event) -> None:
+        """Tell the observer, in order, from a greenlet of its own: one that waits must hold up no slot map."""
+        self._untold.append(event)
+        if self._teller is None:
+            self._teller = self.loop.spawn(self._tell_all)
+
+    def _tell_all(self) -> None:
+        try:
+            while self._untold:
+                self.state.tell(self._untold.popleft())
+        finally:
+            self._teller = None
 
     def _publish(self, topology: Topology, begun: float) -> None:
         self.state.topology = topology

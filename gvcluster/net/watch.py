@@ -50,8 +50,9 @@ class Watch:
     def stop(self) -> None:
         """Stop the timer for good, or until the next start."""
         self.is_running = False
-        self._timer.stop()
-        self._timer.close()
+        timer = self._timer  # a finalizer that calls may start another one meanwhile, which is not ours to close
+        timer.stop()
+        timer.close()
 
     def abandon(self) -> None:
         """Stop the timer, if its loop is still there."""
@@ -65,15 +66,18 @@ class Watch:
         if left <= 0:
             return self._too_late(is_unsent=True)
         timer = self._loop.timer(left, again=SHORTEST)
-        timer.start(self._on_deadline, waiter, update=True)
         try:
+            timer.start(self._on_deadline, waiter, timer, update=True)
             return wait(waiter)
         finally:
             timer.stop()
             timer.close()
 
-    def _on_deadline(self, waiter: Waiter) -> None:
+    def _on_deadline(self, waiter: Waiter, timer: Any) -> None:
         """A waiter's own timer has gone off."""
+        if waiter.wake is None:
+            timer.stop()  # a signal handler that raised has kept the one who left from doing it
+            return
         self._connection.look()
         if waiter.is_waiting:
             self._overdue(waiter)

@@ -13,7 +13,7 @@ Needs no monkey-patching. The nodes live in greenlets of the hub that starts the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import count, groupby
 from types import TracebackType
 from typing import Self
 
@@ -120,6 +120,23 @@ class FakeCluster:
     def node_for_key(self, key: str | bytes) -> FakeNode | None:
         """The node that owns the key's slot, or None."""
         return self._owners[hash_slot(key)]
+
+    def key_at(self, node: FakeNode, prefix: str = "key") -> str:
+        """Find a key that a node serves.
+
+        Args:
+            node: One of `nodes` that owns slots.
+            prefix: What the key begins with; a number follows. Another prefix is another key, usually in another slot.
+
+        Returns:
+            The same key each time, as long as the node keeps its slot.
+
+        Raises:
+            ConfigError: The node owns no slot.
+        """
+        if node not in self._owners:
+            raise ConfigError(f"{node!r} owns no slot, so it serves no key")
+        return next(key for key in (f"{prefix}{number}" for number in count()) if self.node_for_key(key) is node)
 
     def move_slot(self, slot: int, to: int | FakeNode | None) -> None:
         """Give a slot, with its keys, to another node, or to nobody. A migration of it is over.

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from gvcluster.testing.fake import FakeCluster
 
 
+_OF_THE_CLIENT = frozenset((b"HELLO", b"AUTH", b"CLIENT", b"CLUSTER"))
+
+
 class Received(NamedTuple):
     """A command that a node has received: over its how many-th connection, and what."""
 
@@ -82,6 +85,10 @@ class FakeNode(FakeListener):
         """
         words = name.upper().encode().split()
         return [args for _, args in self.received if [word.upper() for word in args[: len(words)]] == words]
+
+    def work(self) -> list[list[bytes]]:
+        """List the arguments of each command received, without what clients say for themselves: handshakes, maps."""
+        return [args for _, args in self.received if args[0].upper() not in _OF_THE_CLIENT]
 
     def on(self, name: str, handler: Handler | Answer, times: int | None = None) -> None:
         """Answer the commands of this name with a handler, or always with the same answer.

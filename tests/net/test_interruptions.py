@@ -387,3 +387,27 @@ def test_nor_does_it_while_a_silent_node_is_found_out(scene, act):
     all_is_well.is_silent = True
     all_is_well.interrupt_everywhere(getattr(all_is_well, act), runs=30)
     assert all_is_well.counts["ReplyTimeout"] > 0
+
+
+def test_a_handler_that_raises_around_a_calls_own_timer_leaves_no_timer_behind(one_node, connect_to):
+    cluster = connect_to(one_node, client_info=False)
+    interrupter = Interrupter(functions(Watch, only="wait"))
+    left: list[str] = []
+
+    def raise_alarm() -> None:
+        raise Alarm
+
+    for at in itertools.count(1):
+        interrupter.arm(at, raise_alarm)
+        sys.settrace(interrupter)
+        with contextlib.suppress(Alarm):
+            cluster.execute("GET", "k", timeout=0.03)
+        sys.settrace(None)
+        if not interrupter.hit:
+            break
+        gevent.sleep(0.06)  # until after the deadline: a timer that stops itself then is gone
+        timers = [each for each in gc.get_objects() if type(each).__name__ == "timer" and each.loop is get_hub().loop]
+        if any(each.active and getattr(each.callback, "__name__", "") == "_on_deadline" for each in timers):
+            left.append(interrupter.hit)
+    assert at > 5
+    assert left == []
