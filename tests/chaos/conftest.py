@@ -1,6 +1,5 @@
-"""What the chaos tests share: a cluster, made anew when a test broke it, and a load that notes what goes wrong."""
+"""What the chaos tests share: the shards of a cluster, and a load that notes what goes wrong."""
 
-import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,53 +14,13 @@ from gevent.event import Event
 
 import gvcluster
 from gvcluster import Address, Cluster, GvClusterError
-from gvcluster.testing import LocalCluster, Node, server_names
-
-_NAMED = os.environ.get("GVCLUSTER_TEST_SERVERS", "").replace(",", " ").split()
-SERVERS = _NAMED or list(server_names())
+from gvcluster.testing import LocalCluster, Node
 
 # Each worker ends after so many rounds or seconds, whatever happens.
 ROUNDS, SECONDS = 50_000, 60.0
 # Between two rounds of a worker, seconds: the servers need some of the processors for their elections. Not always the
 # same, or the workers soon march in step; no less than a millisecond, of which libuv knows no parts.
 PAUSE = (0.001, 0.003)
-
-
-@pytest.fixture(scope="session", params=SERVERS)
-def server(request: pytest.FixtureRequest) -> str:
-    """The name of each server of this run, in turn."""
-    name: str = request.param
-    return name
-
-
-@pytest.fixture(scope="session")
-def _shared_cluster(server: str) -> Iterator[LocalCluster]:
-    with LocalCluster(server, node_timeout=2.0) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def live_cluster(_shared_cluster: LocalCluster) -> LocalCluster:
-    """Three primaries and three replicas that agree, without keys. A node is suspected after 2 s."""
-    if not _is_whole(_shared_cluster):
-        _shared_cluster.stop()
-        _shared_cluster.start()
-    return _shared_cluster
-
-
-def _is_whole(cluster: LocalCluster) -> bool:
-    try:
-        if len(cluster.live_nodes()) != 6:
-            return False
-        cluster.wait_until_agreed(timeout=10)
-        primaries = cluster.primaries()
-        for primary in primaries:
-            primary.command("FLUSHALL")
-        if any(node.view().me.is_moving_slots for node in primaries):
-            return False
-    except GvClusterError:
-        return False
-    return [len(cluster.replicas_of(primary)) for primary in primaries] == [1, 1, 1]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Scripted nodes and clusters that meet them, ended with the test."""
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,36 @@ from gvcluster import Cluster
 from gvcluster.testing.answers import NOT_HANDLED
 from gvcluster.testing.fake import FakeCluster
 from gvcluster.testing.fake_connection import FakeConnection
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeCluster]:
+    """Three started nodes that share the slots."""
+    with FakeCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def make(fake: FakeCluster, protocol: int) -> Iterator[Callable[..., Cluster]]:
+    """Make a Cluster of the fake nodes, not connected yet; the test's end closes it."""
+    made: list[Cluster] = []
+
+    def make(seeds: Any = None, **options: Any) -> Cluster:
+        options = {"protocol": protocol, "client_info": False, "rng": random.Random(7)} | options
+        made.append(Cluster(seeds or fake.seeds, **options))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.close()
+
+
+@pytest.fixture
+def cluster(make: Callable[..., Cluster]) -> Cluster:
+    """A Cluster of the fake nodes that has a slot map."""
+    cluster = make()
+    cluster.connect()
+    return cluster
 
 
 @pytest.fixture

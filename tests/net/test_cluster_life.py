@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
@@ -28,40 +27,6 @@ from gvcluster import (
 from gvcluster.testing import FakeCluster, FakeNode
 from gvcluster.testing.answers import Close, Delay, encode_reply
 from gvcluster.testing.fake_connection import FakeConnection
-
-MakeCluster = Callable[..., Cluster]
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeCluster]:
-    with FakeCluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def make(fake: FakeCluster, protocol: int) -> Iterator[MakeCluster]:
-    """Make a Cluster of the fake nodes, not connected yet; the test's end closes it."""
-    made: list[Cluster] = []
-
-    def make(seeds: Any = None, **options: Any) -> Cluster:
-        options = {"protocol": protocol, "client_info": False, "rng": random.Random(7)} | options
-        made.append(Cluster(seeds or fake.seeds, **options))
-        return made[-1]
-
-    yield make
-    for cluster in made:
-        cluster.close()
-
-
-@pytest.fixture
-def cluster(make: MakeCluster) -> Cluster:
-    cluster = make()
-    cluster.connect()
-    return cluster
-
-
-def key_at(fake: FakeCluster, node: FakeNode) -> str:
-    return next(f"key{n}" for n in range(1000) if fake.node_for_key(f"key{n}") is node)
 
 
 @pytest.fixture
@@ -173,7 +138,7 @@ def test_a_command_before_ready_waits_for_it(fake, make):
 
 def test_statistics_count_what_happened(fake, cluster):
     old, new, _ = fake.nodes
-    key = key_at(fake, old)
+    key = fake.key_at(old)
     fake.move_slot(hash_slot(key), new)
     cluster.execute("SET", key, "v")
     new.on("GET", b"-TRYAGAIN\r\n", times=2)
@@ -201,7 +166,7 @@ def test_statistics_count_what_happened(fake, cluster):
 @pytest.mark.parametrize("used_before", [True, False])
 def test_a_command_timeout_that_is_changed_counts_for_open_connections(fake, make, used_before):
     node, cluster = fake.nodes[0], make(command_timeout=30, timeout=60)
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     if used_before:
         cluster.execute("GET", key)
     cluster.command_timeout = 0.1
@@ -221,7 +186,7 @@ def test_a_command_timeout_that_is_changed_counts_for_calls_that_wait_already(fa
     node, cluster = fake.nodes[0], make(command_timeout=30, timeout=60)
     cluster.connect()
     held = hold(node, "SET")
-    writing = gevent.spawn(cluster.execute, "SET", key_at(fake, node), "v")
+    writing = gevent.spawn(cluster.execute, "SET", fake.key_at(node), "v")
     node.wait_until(lambda: held)
     cluster.command_timeout = 0.05
     with pytest.raises(GvClusterError):
@@ -232,9 +197,9 @@ def test_a_command_timeout_that_is_changed_counts_for_calls_that_wait_already(fa
 def test_close_idle_closes_what_nobody_uses_and_nothing_else(fake, cluster):
     busy, *idle = fake.nodes
     for node in fake.nodes:
-        cluster.execute("GET", key_at(fake, node))
+        cluster.execute("GET", fake.key_at(node))
     held = hold(busy, "GET")
-    reading = gevent.spawn(cluster.execute, "GET", key_at(fake, busy))
+    reading = gevent.spawn(cluster.execute, "GET", fake.key_at(busy))
     busy.wait_until(lambda: held)
     assert cluster.close_idle() == 2
     for node in idle:
@@ -243,14 +208,14 @@ def test_close_idle_closes_what_nobody_uses_and_nothing_else(fake, cluster):
     held[0].send(b"+late\r\n")
     assert reading.get(timeout=5) == b"late"
     for node in idle:
-        assert cluster.execute("GET", key_at(fake, node)) is None
+        assert cluster.execute("GET", fake.key_at(node)) is None
     assert [node.connections.accepted for node in fake.nodes] == [1, 2, 2]
 
 
 def test_close_idle_at_the_moment_when_a_connection_is_opened_fails_no_call(fake, make):
     node, cluster = fake.nodes[0], make(str(fake.nodes[1].address))
     cluster.connect()
-    reading = gevent.spawn(cluster.execute, "GET", key_at(fake, node))
+    reading = gevent.spawn(cluster.execute, "GET", fake.key_at(node))
     with gevent.Timeout(5):
         while not any(each.connections for each in cluster.statistics().nodes if each.address == node.address):
             gevent.sleep(0)
@@ -288,7 +253,7 @@ WAITS: dict[str, Callable[[FakeCluster, FakeNode], object]] = {
 def test_close_ends_a_call_at_once_whatever_it_waits_for(fake, make, wait):
     node = fake.nodes[0]
     cluster = make(str(fake.nodes[1].address), client_name="me")
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     if "map" not in wait:
         cluster.connect()
     WAITS[wait](fake, node)
@@ -340,7 +305,7 @@ def test_a_closed_cluster_takes_no_work_and_can_be_closed_again(fake, make):
 def test_disconnect_lets_end_what_was_begun_and_refuses_the_rest(fake, make):
     events: list[Any] = []
     node, cluster = fake.nodes[0], make(on_event=events.append)
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     cluster.connect()
     held, blocked = hold(node, "SET"), hold(node, "BLPOP")
     begun = [gevent.spawn(cluster.execute, "SET", key, "v"), gevent.spawn(cluster.execute, "BLPOP", key, 0)]
@@ -362,9 +327,9 @@ def test_disconnect_lets_end_what_was_begun_and_refuses_the_rest(fake, make):
 
 def test_disconnect_lets_end_also_what_a_node_was_asked_that_has_left(fake, make):
     node, cluster = fake.nodes[0], make(str(fake.nodes[1].address))
-    cluster.execute("GET", key_at(fake, node))
+    cluster.execute("GET", fake.key_at(node))
     held = hold(node, "SET")
-    writing = gevent.spawn(cluster.execute, "SET", key_at(fake, node), "v")
+    writing = gevent.spawn(cluster.execute, "SET", fake.key_at(node), "v")
     node.wait_until(lambda: held)
     moved_away(fake, node, cluster)
     leaving = gevent.spawn(cluster.disconnect)
@@ -377,7 +342,7 @@ def test_disconnect_lets_end_also_what_a_node_was_asked_that_has_left(fake, make
 def test_disconnect_ends_what_does_not_end_in_time(fake, cluster):
     node = fake.nodes[0]
     held = hold(node, "SET")
-    writing = gevent.spawn(cluster.execute, "SET", key_at(fake, node), "v")
+    writing = gevent.spawn(cluster.execute, "SET", fake.key_at(node), "v")
     node.wait_until(lambda: held)
     began = monotonic()
     cluster.disconnect(timeout=0.1)
@@ -390,7 +355,7 @@ def test_disconnect_ends_what_does_not_end_in_time(fake, cluster):
 @pytest.mark.parametrize("kind", ["MOVED", "ASK"])
 def test_a_redirect_during_disconnect_is_the_callers(fake, cluster, kind):
     node, other = fake.nodes[0], fake.nodes[1]
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     held = hold(node, "SET")
     writing = gevent.spawn(cluster.execute, "SET", key, "v")
     node.wait_until(lambda: held)
@@ -407,7 +372,7 @@ def test_a_redirect_during_disconnect_is_the_callers(fake, cluster, kind):
 def test_a_call_in_back_off_during_disconnect_is_not_told_that_its_slot_is_unserved(fake, cluster):
     node = fake.nodes[0]
     node.on("SET", b"-TRYAGAIN\r\n", times=4)
-    writing = gevent.spawn(cluster.execute, "SET", key_at(fake, node), "v")
+    writing = gevent.spawn(cluster.execute, "SET", fake.key_at(node), "v")
     node.wait_until(lambda: len(node.commands("SET")) == 4)
     cluster.disconnect()
     assert writing.ready()
@@ -417,7 +382,7 @@ def test_a_call_in_back_off_during_disconnect_is_not_told_that_its_slot_is_unser
 def test_a_kill_ends_a_disconnect_at_once_and_closes(fake, cluster):
     node = fake.nodes[0]
     held = hold(node, "SET")
-    writing = gevent.spawn(cluster.execute, "SET", key_at(fake, node), "v")
+    writing = gevent.spawn(cluster.execute, "SET", fake.key_at(node), "v")
     node.wait_until(lambda: held)
     leaving = gevent.spawn(cluster.disconnect)
     gevent.sleep(0)
@@ -433,7 +398,7 @@ def test_with_disconnects_after_a_good_end_and_closes_after_a_bad_one(fake, make
         writing = None
         try:
             with make() as cluster:
-                writing = gevent.spawn(cluster.execute, "SET", key_at(fake, node), "v")
+                writing = gevent.spawn(cluster.execute, "SET", fake.key_at(node), "v")
                 sent = len(node.commands("SET"))
                 node.wait_until(lambda sent=sent: len(node.commands("SET")) > sent)
                 if error is not None:
@@ -468,7 +433,7 @@ def test_close_leaves_no_socket_and_no_greenlet_behind(spawned, fake, make, how)
     spawned.clear()
     opened = sockets()
     cluster = make(str(other.address), client_name="me")
-    cluster.execute("GET", key_at(fake, other))
+    cluster.execute("GET", fake.key_at(other))
     node.on("BLPOP", None)
     node.on("GET", b"-CLUSTERDOWN\r\n" if how == "back-off" else None)
     if "connecting" in how:
@@ -476,7 +441,7 @@ def test_close_leaves_no_socket_and_no_greenlet_behind(spawned, fake, make, how)
     if how == "refresh":
         other.freeze()
     if how != "idle":
-        key = key_at(fake, node)
+        key = fake.key_at(node)
         calling = gevent.spawn(cluster.execute, *(("BLPOP", key, 0) if "block" in how else ("GET", key)))
         calling.join(0.01)
     if how in ("refresh", "pace"):

@@ -1,8 +1,7 @@
 """Opening a connection: the dial, the handshake, the callbacks, and who waits for whom."""
 
-import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
@@ -15,33 +14,11 @@ from gevent.monkey import get_original
 
 from gvcluster import Address, AuthFailed, Cluster, ConnectFailed, Connection, GvClusterError, RetriesExhausted
 from gvcluster import __version__ as version
+from gvcluster.errors import ClosedError
 from gvcluster.testing import FakeCluster, FakeNode
 from gvcluster.testing.answers import NOT_HANDLED, Answer, Close, Delay, encode_reply
 from gvcluster.testing.fake_connection import FakeConnection
 from gvcluster.testing.script import Expect, ExpectClose, ExpectConnect, Send
-
-MakeCluster = Callable[..., Cluster]
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeCluster]:
-    with FakeCluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def make(fake: FakeCluster, protocol: int) -> Iterator[MakeCluster]:
-    """Make a Cluster of the fake nodes, not connected yet; the test's end closes it."""
-    made: list[Cluster] = []
-
-    def make(seeds: Any = None, **options: Any) -> Cluster:
-        options = {"protocol": protocol, "client_info": False, "rng": random.Random(7)} | options
-        made.append(Cluster(seeds or fake.seeds, **options))
-        return made[-1]
-
-    yield make
-    for cluster in made:
-        cluster.close()
 
 
 @pytest.fixture
@@ -93,10 +70,6 @@ class Calls:
 @pytest.fixture
 def calls() -> Calls:
     return Calls()
-
-
-def key_at(fake: FakeCluster, node: FakeNode) -> str:
-    return next(f"key{n}" for n in range(1000) if fake.node_for_key(f"key{n}") is node)
 
 
 def commands(node: FakeNode) -> list[list[bytes]]:
@@ -183,10 +156,10 @@ def test_on_connect_is_called_with_a_socket_to_set_up_before_anything_is_sent(fa
 
     node = fake.nodes[0]
     cluster = make(str(node.address), on_connect=on_connect)
-    cluster.execute("GET", key_at(fake, node))
+    cluster.execute("GET", fake.key_at(node))
     assert seen == [(node.address, node.address, "multiplexed", None), 0]
     node.on("BLPOP", b":1\r\n")
-    cluster.execute("BLPOP", key_at(fake, node), 0)
+    cluster.execute("BLPOP", fake.key_at(node), 0)
     assert seen[2] == (node.address, node.address, "exclusive", None)
 
 
@@ -223,7 +196,7 @@ def test_an_on_connect_that_raises_for_a_failed_attempt_does_not_hide_why_it_fai
 def test_on_disconnect_tells_a_loss_from_what_the_user_asked_for(fake, make, calls):
     node = fake.nodes[0]
     cluster = make(str(node.address), on_connect=calls.on_connect, on_disconnect=calls.on_disconnect)
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     node.on("BLPOP", b":1\r\n")
     cluster.execute("GET", key)
     cluster.close_idle()
@@ -245,7 +218,7 @@ def test_on_disconnect_tells_a_loss_from_what_the_user_asked_for(fake, make, cal
 def test_the_loss_of_a_connection_is_reason_enough_for_a_fresh_map(fake, make):
     lost, other = fake.nodes[:2]
     cluster = make(str(other.address))
-    cluster.execute("GET", key_at(fake, lost))
+    cluster.execute("GET", fake.key_at(lost))
     lost.reset_connections()
     other.wait_until(lambda: len(other.commands("CLUSTER SLOTS")) == 2)
 
@@ -258,7 +231,7 @@ def test_an_on_disconnect_that_raises_harms_nobody(fake, make, monkeypatch):
         raise ZeroDivisionError
 
     node, cluster = fake.nodes[0], make(on_disconnect=on_disconnect)
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     node.on("GET", Close(), times=2)
     assert cluster.execute("GET", key) is None
     assert reported == [ZeroDivisionError] * 2
@@ -328,7 +301,7 @@ def test_a_server_that_does_not_know_setinfo_is_served_all_the_same(fake, make, 
 
     node.on("CLIENT SETINFO", old)
     cluster = make(str(node.address), client_info=True)
-    assert cluster.execute("GET", key_at(fake, node)) is None
+    assert cluster.execute("GET", fake.key_at(node)) is None
     assert len(node.commands("CLIENT")) == (1 if refused == "LIB-NAME" else 2)
     assert node.connections == (1, 1)
 
@@ -428,7 +401,7 @@ def test_many_greenlets_share_one_opening(fake, make, calls):
     node = fake.nodes[0]
     cluster = make(str(fake.nodes[1].address), on_connect=calls.on_connect)
     cluster.connect()
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     readers = [gevent.spawn(cluster.execute, "GET", key) for _ in range(100)]
     gevent.joinall(readers, timeout=5)
     assert [reader.get(block=False) for reader in readers] == [None] * 100
@@ -441,7 +414,7 @@ def test_a_killed_caller_does_not_abort_the_opening(fake, make):
     node, cluster = fake.nodes[0], make(str(fake.nodes[1].address), client_name="me")
     cluster.connect()
     node.on("CLIENT SETNAME", Delay(0.05, b"+OK\r\n"))
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     killed = gevent.spawn(cluster.execute, "SET", key, "killed")
     node.wait_until(lambda: node.commands("CLIENT SETNAME"))
     killed.kill()
@@ -474,17 +447,37 @@ def test_a_node_that_refuses_is_left_alone_for_a_while(fake, make, calls):
     node.start()
     with pytest.raises(GvClusterError):
         cluster.execute("PING", node=node.address, timeout=0.001)
-    assert cluster.execute("GET", key_at(fake, node)) is None  # a call that may wait does so until it is let in
+    assert cluster.execute("GET", fake.key_at(node)) is None  # a call that may wait does so until it is let in
 
 
 def test_a_call_without_a_connection_waits_for_one_until_its_deadline(fake, make):
     node, cluster = fake.nodes[0], make(connect_timeout=0.05, client_name="me")
-    cluster.execute("GET", key_at(fake, fake.nodes[1]))
+    cluster.execute("GET", fake.key_at(fake.nodes[1]))
     node.freeze()
     with pytest.raises((ConnectFailed, RetriesExhausted)) as caught:
-        cluster.execute("SET", key_at(fake, node), "v", timeout=0.3)
+        cluster.execute("SET", fake.key_at(node), "v", timeout=0.3)
     assert not caught.value.maybe_executed
-    writing = gevent.spawn(cluster.execute, "SET", key_at(fake, node), "v")
+    writing = gevent.spawn(cluster.execute, "SET", fake.key_at(node), "v")
     node.thaw()
     assert writing.get(timeout=5) == b"OK"
     assert len(node.commands("SET")) == 1
+
+
+@pytest.mark.parametrize("command", [("GET", "k"), ("BLPOP", "k", 0)])
+def test_who_closes_while_a_connection_is_opened_is_the_cause_of_its_end(fake, make, command):
+    told: list[BaseException | None] = []
+    node = fake.node_for_key("k")
+    cluster = make(client_name="me", on_disconnect=lambda _, error: told.append(error))
+    cluster.connect()
+    cluster.close_idle()
+    node.wait_until(lambda: node.connections.open == 0)
+    told.clear()
+    node.on("CLIENT SETNAME", None)
+    before = len(node.commands("CLIENT SETNAME"))
+    calling = gevent.spawn(cluster.execute, *command)
+    node.wait_until(lambda: len(node.commands("CLIENT SETNAME")) > before)
+    cluster.close()
+    with pytest.raises(ClosedError):
+        calling.get(timeout=1)
+    node.wait_until(lambda: node.connections.open == 0)
+    assert set(told) == {None}  # another node gave the slot map

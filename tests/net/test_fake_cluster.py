@@ -2,17 +2,14 @@
 
 import gc
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import gevent
 import gevent.event
 import gevent.socket
-import hiredis
 import pytest
+from raw_client import END, Client, client_of
 
-from gvcluster.core.address import Address
 from gvcluster.core.slots import hash_slot
 from gvcluster.core.topology import parse_nodes, parse_slots
 from gvcluster.errors import ConfigError
@@ -20,51 +17,6 @@ from gvcluster.testing import FakeCluster, FakeNode
 from gvcluster.testing.answers import NOT_HANDLED, Answer, Close, Delay, Pieces, Reset, encode_reply
 from gvcluster.testing.fake_connection import FakeConnection
 from gvcluster.testing.fake_node import Received
-
-END = "end of the connection"
-
-
-class Client:
-    """The least that speaks RESP over a gevent socket."""
-
-    def __init__(self, address: Address) -> None:
-        self.socket = gevent.socket.create_connection(address, timeout=5)
-        self._reader = hiredis.Reader(replyError=cast(Any, str), notEnoughData=END)
-
-    def send(self, *args: Any) -> None:
-        self.socket.sendall(hiredis.pack_command(args))
-
-    def read(self) -> Any:
-        while (reply := self._reader.gets()) is END:
-            data = self.socket.recv(65536)
-            if not data:
-                return END
-            self._reader.feed(data)
-        return reply
-
-    def ask(self, *args: Any) -> Any:
-        self.send(*args)
-        return self.read()
-
-
-@contextmanager
-def client_of(node: FakeNode) -> Iterator[Client]:
-    client = Client(node.address)
-    try:
-        yield client
-    finally:
-        client.socket.close()
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeCluster]:
-    with FakeCluster() as cluster:
-        yield cluster
-
-
-def key_of(fake: FakeCluster, node: FakeNode) -> str:
-    return next(f"key{n}" for n in range(1000) if fake.node_for_key(f"key{n}") is node)
-
 
 # -- the default answers -----------------------------------------------------------------------------------------------
 
@@ -94,12 +46,12 @@ def test_a_client_can_shake_hands_in_both_protocols(fake: FakeCluster, version: 
         assert client.ask("CLIENT", "ID") == 1
         assert client.ask("CLUSTER", "MYID") == fake.nodes[0].id.encode()
         assert client.ask("ROLE") == [b"master", 0, []]
-        assert client.ask("GET", key_of(fake, fake.nodes[0])) is None
+        assert client.ask("GET", fake.key_at(fake.nodes[0])) is None
         assert client.ask("CLUSTER", "SLOTS")[0][2][3] == ({} if version == 3 else [])
 
 
 def test_simple_commands_work_and_wrong_ones_are_errors(fake: FakeCluster) -> None:
-    key = key_of(fake, fake.nodes[1])
+    key = fake.key_at(fake.nodes[1])
     with client_of(fake.nodes[1]) as client:
         assert client.ask("PING") == b"PONG"
         assert client.ask("PING", "x") == b"x"
@@ -137,7 +89,7 @@ def test_a_password_is_asked_for_before_anything_else() -> None:
 
 def test_keys_of_other_nodes_are_moved_and_a_moved_slot_takes_its_keys_along(fake: FakeCluster) -> None:
     one, two, _ = fake.nodes
-    key = key_of(fake, two)
+    key = fake.key_at(two)
     slot = hash_slot(key)
     with client_of(one) as at_one, client_of(two) as at_two:
         assert at_two.ask("SET", key, "v") == b"OK"
@@ -158,7 +110,7 @@ def test_keys_of_other_nodes_are_moved_and_a_moved_slot_takes_its_keys_along(fak
 
 def test_an_open_slot_asks_for_missing_keys_and_asking_lasts_for_one_command(fake: FakeCluster) -> None:
     one, two, _ = fake.nodes
-    key = key_of(fake, one)
+    key = fake.key_at(one)
     fake.begin_migration(hash_slot(key), two)
     with client_of(one) as source, client_of(two) as target:
         assert source.ask("GET", key) == f"ASK {hash_slot(key)} 127.0.0.1:{two.address.port}"
@@ -174,7 +126,7 @@ def test_replicas_serve_reads_after_readonly_and_can_be_promoted() -> None:
     with FakeCluster(2, replicas=1) as fake:
         one, _, replica, other = fake.nodes
         assert [node.role for node in fake.nodes] == ["primary", "primary", "replica", "replica"]
-        key = key_of(fake, one)
+        key = fake.key_at(one)
         one.data[key.encode()] = b"v"
         with client_of(replica) as client:
             moved = f"MOVED {hash_slot(key)} 127.0.0.1:{one.address.port}"
@@ -331,7 +283,7 @@ def test_what_is_no_command_gets_a_protocol_error_and_the_end(fake: FakeCluster)
 
 def test_a_stopped_node_refuses_and_comes_back_at_its_port_with_its_data(fake: FakeCluster) -> None:
     node = fake.nodes[0]
-    key = key_of(fake, node)
+    key = fake.key_at(node)
     with client_of(node) as client:
         assert client.ask("SET", key, "v") == b"OK"
         node.stop()

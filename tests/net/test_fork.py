@@ -61,11 +61,6 @@ def received(fake: FakeCluster) -> int:
     return sum(len(node.received) for node in fake.nodes)
 
 
-def key_of(fake: FakeCluster, node: FakeNode) -> str:
-    """A key that the node owns."""
-    return next(f"k{number}" for number in range(1000) if fake.node_for_key(f"k{number}") is node)
-
-
 def wait_for(condition: Callable[[], object]) -> None:
     """Let greenlets run until something is so."""
     with gevent.Timeout(10):
@@ -92,7 +87,7 @@ def open_files() -> set[str]:
 
 def test_the_child_knows_the_slot_map_and_opens_connections_of_its_own(distant_fake, fork):
     fake = distant_fake
-    key = key_of(fake, fake.nodes[0])
+    key = fake.key_at(fake.nodes[0])
     with Cluster(fake.seeds) as cluster:
         cluster.execute("SET", key, 1)
         maps = [len(node.commands("CLUSTER SLOTS")) for node in fake.nodes]
@@ -128,7 +123,7 @@ def test_the_parents_sockets_are_closed_in_the_child_before_its_hub_runs(distant
     fake = distant_fake
     with Cluster(fake.seeds) as cluster:
         for node in fake.nodes:
-            cluster.execute("SET", key_of(fake, node), 1)
+            cluster.execute("SET", fake.key_at(node), 1)
         ours = client_sockets(cluster)
         assert len(ours) == 3
         assert in_child(fork, lambda: sorted(ours & open_files())) == []
@@ -168,7 +163,7 @@ def test_a_cluster_that_was_closed_in_the_child_is_open_in_the_parent(distant_fa
 
 def test_whoever_forks_in_the_midst_of_the_replies_of_others_wakes_nobody_in_the_child(distant_fake, fork):
     fake, answers, begun, ended = distant_fake, [], [], []
-    key = key_of(fake, fake.nodes[0])
+    key = fake.key_at(fake.nodes[0])
     with Cluster(fake.seeds) as cluster:
         cluster.execute("SET", key, 1)
 
@@ -218,7 +213,7 @@ def while_waiting_for_the_first_map(fake: FakeCluster, call: Callable[..., None]
 def while_backing_off(fake: FakeCluster, call: Callable[..., None]) -> None:
     """A call waits before it tries again."""
     fake.nodes[0].on("GET", b"-TRYAGAIN not now\r\n")
-    gevent.spawn(call, "GET", key_of(fake, fake.nodes[0]))
+    gevent.spawn(call, "GET", fake.key_at(fake.nodes[0]))
     wait_for(lambda: len(fake.nodes[0].commands("GET")) > 3)
 
 
@@ -226,14 +221,14 @@ def while_waiting_for_news(fake: FakeCluster, call: Callable[..., None]) -> None
     """The call waits for another map, the refresher for the next fetch."""
     for node in fake.nodes:
         node.on("GET", b"-CLUSTERDOWN Hash slot not served\r\n")
-    gevent.spawn(call, "GET", key_of(fake, fake.nodes[0]))
+    gevent.spawn(call, "GET", fake.key_at(fake.nodes[0]))
     wait_for(lambda: len(fake.nodes[0].commands("GET")) > 2)
 
 
 def while_blocking(fake: FakeCluster, call: Callable[..., None]) -> None:
     """A blocking command waits on a connection of its own."""
     fake.nodes[0].on("BLPOP", silent)
-    gevent.spawn(call, "BLPOP", key_of(fake, fake.nodes[0]), 0)
+    gevent.spawn(call, "BLPOP", fake.key_at(fake.nodes[0]), 0)
     wait_for(lambda: fake.nodes[0].commands("BLPOP"))
 
 
@@ -242,7 +237,7 @@ def while_a_timeout_of_the_user_runs(fake: FakeCluster, call: Callable[..., None
 
     def within() -> None:
         with gevent.Timeout(0.05, False):
-            call("GET", key_of(fake, fake.nodes[0]))
+            call("GET", fake.key_at(fake.nodes[0]))
 
     fake.nodes[0].on("GET", silent)
     gevent.spawn(within)
@@ -252,14 +247,14 @@ def while_a_timeout_of_the_user_runs(fake: FakeCluster, call: Callable[..., None
 def while_the_deadline_is_near(fake: FakeCluster, call: Callable[..., None]) -> None:
     """The call's own timer is copied, too."""
     fake.nodes[0].on("GET", silent)
-    gevent.spawn(call, "GET", key_of(fake, fake.nodes[0]), timeout=0.05)
+    gevent.spawn(call, "GET", fake.key_at(fake.nodes[0]), timeout=0.05)
     wait_for(lambda: fake.nodes[0].commands("GET"))
 
 
 def just_lost(fake: FakeCluster, call: Callable[..., None]) -> None:
     """The connection has ended in this turn of the loop: those who wait are to be told in the next one."""
     fake.nodes[0].on("SET", silent)
-    gevent.spawn(call, "SET", key_of(fake, fake.nodes[0]), 1)
+    gevent.spawn(call, "SET", fake.key_at(fake.nodes[0]), 1)
     wait_for(lambda: fake.nodes[0].commands("SET"))
     pools = call.cluster._executor_here().runtime.nodes.pools.values()
     (lane,) = [pool.lane for pool in pools if pool.lane is not None and pool.in_flight]
@@ -376,7 +371,7 @@ def test_a_copied_greenlet_can_be_killed_in_the_child(distant_fake, fork):
     cluster = Cluster(fake.seeds)
     try:
         cluster.connect()
-        greenlet = gevent.spawn(cluster.execute, "GET", key_of(fake, fake.nodes[0]))
+        greenlet = gevent.spawn(cluster.execute, "GET", fake.key_at(fake.nodes[0]))
         wait_for(lambda: fake.nodes[0].commands("GET"))
 
         def child() -> object:

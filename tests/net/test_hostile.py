@@ -19,12 +19,6 @@ KEY = "k"
 SLOT = hash_slot(KEY)
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeCluster]:
-    with FakeCluster() as cluster:
-        yield cluster
-
-
 @contextmanager
 def client_of(fake: FakeCluster, protocol: int, **options: Any) -> Iterator[gvcluster.Cluster]:
     options.setdefault("timeout", 5.0)

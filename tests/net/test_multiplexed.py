@@ -12,46 +12,18 @@ from typing import Any
 import gevent
 import gevent.subprocess
 import pytest
+from calls import accepted, begin, bulk, ends, outcome
 from gevent.event import Event
 from gevent.exceptions import InvalidSwitchError
 from gevent.hub import get_hub
 from greenlet import greenlet as raw_greenlet
 
-from gvcluster import BlockedInHub, ClosedError, Cluster, ConnectionLost, ReplyTimeout
+from gvcluster import BlockedInHub, ClosedError, ConnectionLost, ReplyTimeout
 from gvcluster.testing.answers import Delay, Pieces
-from gvcluster.testing.fake import FakeCluster
 from gvcluster.testing.fake_connection import FakeConnection
 
 SOON = 0.05  # a command_timeout, seconds
 BIG = b"x" * (8 << 20)  # more than the kernel takes while nobody reads
-
-
-def bulk(data: bytes) -> bytes:
-    """A bulk string on the wire."""
-    return b"$%d\r\n%b\r\n" % (len(data), data)
-
-
-def outcome(cluster: Cluster, *args: Any, **options: Any) -> object:
-    """The reply, or the error that was raised."""
-    try:
-        return cluster.execute(*args, **options)
-    except BaseException as error:
-        return error
-
-
-def begin(cluster: Cluster, *args: Any, **options: Any) -> gevent.Greenlet:
-    """A greenlet whose value is the outcome."""
-    return gevent.spawn(outcome, cluster, *args, **options)
-
-
-def ends(*greenlets: gevent.Greenlet, within: float = 2.0) -> list[Any]:
-    """The outcomes, which are there in time."""
-    assert len(gevent.joinall(greenlets, timeout=within)) == len(greenlets), "a call is stuck"
-    return [each.value for each in greenlets]
-
-
-def accepted(fake: FakeCluster) -> int:
-    return fake.nodes[0].connections.accepted
 
 
 def small_buffer(connection: Any, error: object) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from time import monotonic
 from typing import Any
@@ -12,19 +12,11 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from gvcluster import Address, Cluster, GvClusterError, Redirected, ReplyError, RetriesExhausted, hash_slot
+from gvcluster import Address, GvClusterError, Redirected, ReplyError, RetriesExhausted, hash_slot
+from gvcluster.errors import AuthFailed
 from gvcluster.testing import FakeCluster, FakeNode, fake_server
 from gvcluster.testing.answers import NOT_HANDLED, Answer, Delay, Reset, encode_reply
 from gvcluster.testing.fake_connection import FakeConnection
-
-MakeCluster = Callable[..., Cluster]
-HANDSHAKE = (b"HELLO", b"AUTH", b"CLIENT", b"CLUSTER")
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeCluster]:
-    with FakeCluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture
@@ -34,39 +26,8 @@ def stranger() -> Iterator[FakeNode]:
         yield cluster.nodes[0]
 
 
-@pytest.fixture
-def make(fake: FakeCluster, protocol: int) -> Iterator[MakeCluster]:
-    """Make a Cluster of the fake nodes, not connected yet; the test's end closes it."""
-    made: list[Cluster] = []
-
-    def make(seeds: Any = None, **options: Any) -> Cluster:
-        options = {"protocol": protocol, "client_info": False, "rng": random.Random(7)} | options
-        made.append(Cluster(seeds or fake.seeds, **options))
-        return made[-1]
-
-    yield make
-    for cluster in made:
-        cluster.close()
-
-
-@pytest.fixture
-def cluster(make: MakeCluster) -> Cluster:
-    cluster = make()
-    cluster.connect()
-    return cluster
-
-
-def key_at(fake: FakeCluster, node: FakeNode, prefix: str = "key") -> str:
-    return next(f"{prefix}{n}" for n in range(1000) if fake.node_for_key(f"{prefix}{n}") is node)
-
-
-def work(node: FakeNode) -> list[list[bytes]]:
-    """What a node was asked, in order, without what clients do for themselves."""
-    return [args for _, args in node.received if args[0] not in HANDSHAKE]
-
-
 def works(fake: FakeCluster) -> list[int]:
-    return [len(work(node)) for node in fake.nodes]
+    return [len(node.work()) for node in fake.nodes]
 
 
 def redirect(kind: str, key: str, to: FakeNode | str) -> bytes:
@@ -79,21 +40,21 @@ def redirect(kind: str, key: str, to: FakeNode | str) -> bytes:
 @pytest.mark.parametrize("long_way", [False, True])
 def test_moved_is_followed_and_the_next_command_goes_straight_to_the_new_owner(fake, cluster, long_way):
     old, new = fake.nodes[0], fake.nodes[1]
-    key = key_at(fake, old)
+    key = fake.key_at(old)
     options = {"timeout": 5} if long_way else {}
     cluster.execute("SET", key, "1", **options)
     fake.move_slot(hash_slot(key), new)
     assert cluster.execute("SET", key, "2", **options) == b"OK"
     assert cluster.execute("GET", key, **options) == b"2"
     assert works(fake) == [2, 2, 0]
-    assert work(new) == [[b"SET", key.encode(), b"2"], [b"GET", key.encode()]]
+    assert new.work() == [[b"SET", key.encode(), b"2"], [b"GET", key.encode()]]
     assert (cluster.statistics().redirects, cluster.statistics().retries) == (1, 0)
 
 
 def test_the_node_that_sent_moved_is_asked_for_the_new_map(fake, make):
     asker, old, new = fake.nodes
     cluster = make(str(asker.address))
-    key = key_at(fake, old)
+    key = fake.key_at(old)
     cluster.execute("GET", key)
     fake.move_slot(hash_slot(key), new)
     assert cluster.route_version == 1
@@ -109,7 +70,7 @@ def test_the_node_that_sent_moved_is_asked_for_the_new_map(fake, make):
 def test_what_moved_said_outlives_a_map_that_was_asked_for_before(fake, make):
     asker, old, new = fake.nodes
     cluster = make(str(asker.address))
-    key = key_at(fake, old)
+    key = fake.key_at(old)
     cluster.connect()
     stale = encode_reply(fake.slot_ranges())
     asker.on("CLUSTER SLOTS", Delay(0.1, stale), times=1)
@@ -119,12 +80,12 @@ def test_what_moved_said_outlives_a_map_that_was_asked_for_before(fake, make):
     cluster.execute("SET", key, "1")
     refreshing.get(timeout=5)  # the old map is in
     assert cluster.execute("GET", key) == b"1"
-    assert (len(work(old)), len(work(new))) == (1, 2)
+    assert (len(old.work()), len(new.work())) == (1, 2)
 
 
 def test_a_host_left_empty_is_the_host_that_answered(fake, cluster):
     old, new = fake.nodes[0], fake.nodes[1]
-    key = key_at(fake, old)
+    key = fake.key_at(old)
     fake.move_slot(hash_slot(key), new)
     old.on("GET", redirect("MOVED", key, f":{new.address.port}"))
     assert cluster.execute("GET", key) is None
@@ -135,7 +96,7 @@ def test_a_host_left_empty_is_the_host_that_answered(fake, cluster):
 @pytest.mark.parametrize("target", ["?:6379", "127.0.0.1:0", ":0", "unassigned:0"])
 def test_a_node_that_does_not_know_where_sends_us_to_a_fresh_map(fake, cluster, target):
     old, new = fake.nodes[0], fake.nodes[1]
-    key = key_at(fake, old)
+    key = fake.key_at(old)
     fake.move_slot(hash_slot(key), new)
     old.on("SET", redirect("MOVED", key, target))
     assert cluster.execute("SET", key, "v", timeout=2) == b"OK"
@@ -162,7 +123,7 @@ def test_a_node_that_does_not_know_where_sends_us_to_a_fresh_map(fake, cluster, 
 )
 def test_a_redirect_that_makes_no_sense_is_the_callers_and_sends_nothing_anywhere(fake, cluster, stranger, text):
     owner = fake.nodes[0]
-    key = key_at(fake, owner)
+    key = fake.key_at(owner)
     slot = hash_slot(key)
     text = text.format(slot=slot, other=slot + 1, host=stranger.address)
     owner.on("SET", f"-{text}\r\n".encode())
@@ -177,7 +138,7 @@ def test_a_redirect_that_makes_no_sense_is_the_callers_and_sends_nothing_anywher
 
 def test_a_member_may_move_a_slot_to_a_node_that_no_map_lists_yet(fake, cluster, stranger):
     owner = fake.nodes[0]
-    key = key_at(fake, owner)
+    key = fake.key_at(owner)
     owner.on("SET", redirect("MOVED", key, stranger))
     assert cluster.execute("SET", key, "v") == b"OK"
     assert stranger.data == {key.encode(): b"v"}
@@ -189,7 +150,7 @@ def test_a_member_may_move_a_slot_to_a_node_that_no_map_lists_yet(fake, cluster,
 def test_a_moved_pingpong_ends_after_max_redirects_and_waits_between_the_later_hops(fake, make):
     one, two = fake.nodes[0], fake.nodes[1]
     cluster = make(max_redirects=7)
-    key = key_at(fake, one)
+    key = fake.key_at(one)
     asked: list[float] = []
 
     def to(other: FakeNode) -> Any:
@@ -216,7 +177,7 @@ def test_a_moved_pingpong_ends_after_max_redirects_and_waits_between_the_later_h
 def test_a_moved_pingpong_ends_with_the_deadline(fake, make):
     one, two = fake.nodes[0], fake.nodes[1]
     cluster = make(max_redirects=10**6)
-    key = key_at(fake, one)
+    key = fake.key_at(one)
     one.on("SET", redirect("MOVED", key, two))
     two.on("SET", redirect("MOVED", key, one))
     cluster.connect()
@@ -233,7 +194,7 @@ def test_a_moved_pingpong_ends_with_the_deadline(fake, make):
 def test_a_kill_or_timeout_between_redirects_passes_through(fake, make, name, how):
     one, two, teller = fake.nodes
     cluster = make(str(teller.address), max_redirects=10**6)
-    key = key_at(fake, one)
+    key = fake.key_at(one)
     cluster.connect()
     for node, other in ((one, two), (two, one)):
         node.on(name, redirect("MOVED", key, other))
@@ -254,7 +215,7 @@ def test_a_kill_or_timeout_between_redirects_passes_through(fake, make, name, ho
 def test_without_redirects_allowed_moved_is_the_callers_and_the_map_is_fetched_all_the_same(fake, make):
     old, new, teller = fake.nodes
     cluster = make(str(teller.address), max_redirects=0)
-    key = key_at(fake, old)
+    key = fake.key_at(old)
     cluster.connect()
     fake.move_slot(hash_slot(key), new)
     told = Event()
@@ -269,7 +230,7 @@ def test_without_redirects_allowed_moved_is_the_callers_and_the_map_is_fetched_a
 def test_a_redirect_is_followed_even_where_nothing_may_be_retried(fake, make):
     cluster = make(retry="never")
     old, new = fake.nodes[0], fake.nodes[1]
-    key = key_at(fake, old)
+    key = fake.key_at(old)
     cluster.execute("SET", key, "1")
     fake.move_slot(hash_slot(key), new)
     assert cluster.execute("SET", key, "2") == b"OK"
@@ -282,7 +243,7 @@ def test_a_redirect_is_followed_even_where_nothing_may_be_retried(fake, make):
 
 def test_ask_sends_asking_and_the_command_as_one_write_and_changes_no_map(fake, cluster):
     old, new = fake.nodes[0], fake.nodes[1]
-    key = key_at(fake, old)
+    key = fake.key_at(old)
     fake.begin_migration(hash_slot(key), new)
     behind_asking: list[bytes] = []
 
@@ -296,8 +257,8 @@ def test_ask_sends_asking_and_the_command_as_one_write_and_changes_no_map(fake, 
         assert cluster.execute("GET", key) is None
     get = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key.encode())
     assert behind_asking == [get] * 3
-    assert work(old) == [[b"GET", key.encode()]] * 3  # the next command goes to the old node again
-    assert work(new) == [[b"ASKING"], [b"GET", key.encode()]] * 3
+    assert old.work() == [[b"GET", key.encode()]] * 3  # the next command goes to the old node again
+    assert new.work() == [[b"ASKING"], [b"GET", key.encode()]] * 3
     assert new.connections.accepted == 1
     assert cluster.statistics().redirects == 3
     assert sum(len(node.commands("CLUSTER SLOTS")) for node in fake.nodes) == 1
@@ -305,27 +266,27 @@ def test_ask_sends_asking_and_the_command_as_one_write_and_changes_no_map(fake, 
 
 def test_ask_may_lead_to_a_node_that_no_map_lists(fake, cluster, stranger):
     owner = fake.nodes[0]
-    key = key_at(fake, owner)
+    key = fake.key_at(owner)
     owner.on("SET", redirect("ASK", key, stranger))
     for value in ("1", "2"):
         assert cluster.execute("SET", key, value) == b"OK"
-    assert work(stranger) == [[b"ASKING"], [b"SET", key.encode(), b"1"], [b"ASKING"], [b"SET", key.encode(), b"2"]]
+    assert stranger.work() == [[b"ASKING"], [b"SET", key.encode(), b"1"], [b"ASKING"], [b"SET", key.encode(), b"2"]]
     assert stranger.connections.accepted == 1
     assert works(fake) == [2, 0, 0]
 
 
 def test_a_blocking_command_that_is_asked_elsewhere_takes_asking_along(fake, cluster):
     old, new = fake.nodes[0], fake.nodes[1]
-    key = key_at(fake, old)
+    key = fake.key_at(old)
     old.on("BLPOP", redirect("ASK", key, new))
     new.on("BLPOP", lambda _node, connection, _args: b":1\r\n" if connection.asking else b":0\r\n")
     assert cluster.execute("BLPOP", key, 0) == 1
-    assert [args[0] for args in work(new)] == [b"ASKING", b"BLPOP"]
+    assert [args[0] for args in new.work()] == [b"ASKING", b"BLPOP"]
 
 
 def test_ask_to_a_node_that_refuses_connections_goes_back_to_the_map(fake, cluster):
     old, new = fake.nodes[0], fake.nodes[1]
-    key = key_at(fake, old)
+    key = fake.key_at(old)
     new.stop()
     old.on("SET", redirect("ASK", key, new), times=2)
     assert cluster.execute("SET", key, "v") == b"OK"
@@ -335,7 +296,7 @@ def test_ask_to_a_node_that_refuses_connections_goes_back_to_the_map(fake, clust
 
 def test_asking_never_hits_the_command_of_another_greenlet(fake, cluster):
     old, new = fake.nodes[0], fake.nodes[1]
-    asked, plain = key_at(fake, old), key_at(fake, new)
+    asked, plain = fake.key_at(old), fake.key_at(new)
     fake.begin_migration(hash_slot(asked), new)
     new.data[asked.encode()], new.data[plain.encode()] = b"asked", b"plain"
 
@@ -345,7 +306,7 @@ def test_asking_never_hits_the_command_of_another_greenlet(fake, cluster):
     readers = [gevent.spawn(read, key) for _ in range(20) for key in (asked, plain)]
     gevent.joinall(readers, timeout=10)
     assert [reader.get(block=False) for reader in readers] == [[b"asked"] * 10, [b"plain"] * 10] * 20
-    behind = [after for before, after in pairwise(work(new)) if before == [b"ASKING"]]
+    behind = [after for before, after in pairwise(new.work()) if before == [b"ASKING"]]
     assert behind == [[b"GET", asked.encode()]] * 200
     assert len(new.commands("GET")) == 400
     assert new.connections.accepted == 1
@@ -353,7 +314,7 @@ def test_asking_never_hits_the_command_of_another_greenlet(fake, cluster):
 
 def test_a_killed_caller_leaves_no_asking_behind_for_the_next_command(fake, cluster):
     old, new = fake.nodes[0], fake.nodes[1]
-    asked, plain = key_at(fake, old), key_at(fake, new)
+    asked, plain = fake.key_at(old), fake.key_at(new)
     fake.begin_migration(hash_slot(asked), new)
     cluster.execute("GET", plain)
     new.freeze()
@@ -365,7 +326,7 @@ def test_a_killed_caller_leaves_no_asking_behind_for_the_next_command(fake, clus
     new.thaw()
     assert [each.get(timeout=5) for each in behind] == [b"OK", b"v"]
     assert cluster.execute("GET", plain) == b"v"
-    for before, after in pairwise(work(new)):
+    for before, after in pairwise(new.work()):
         assert (before == [b"ASKING"]) == (after == [b"GET", asked.encode()])
     assert new.connections.accepted == 1
 
@@ -379,7 +340,7 @@ SCRIPTS = [("EVAL", "return 1", 1), ("EVALSHA", "0" * 40, 1), ("FCALL", "functio
 @pytest.mark.parametrize("text", ["MOVED {slot} {stranger}", "ASK {slot} {stranger}", "ASK {slot} {member}"])
 def test_a_redirect_that_a_script_made_up_is_not_followed(fake, cluster, stranger, script, text):
     owner = fake.nodes[0]
-    key = key_at(fake, owner)
+    key = fake.key_at(owner)
     text = text.format(slot=hash_slot(key), stranger=stranger.address, member=fake.nodes[1].address)
     owner.on(script[0], f"-{text}\r\n".encode())
     with pytest.raises(Redirected) as caught:
@@ -396,7 +357,7 @@ def test_an_error_that_a_script_may_have_made_up_is_not_retried(fake, cluster, c
     owner = fake.nodes[0]
     owner.on("EVAL", f"-{code} so says the script\r\n".encode())
     with pytest.raises(ReplyError) as caught:
-        cluster.execute("EVAL", "return 1", 1, key_at(fake, owner))
+        cluster.execute("EVAL", "return 1", 1, fake.key_at(owner))
     assert caught.value.code == code
     assert caught.value.maybe_executed
     assert [len(node.commands("EVAL")) for node in fake.nodes] == [1, 0, 0]
@@ -404,7 +365,7 @@ def test_an_error_that_a_script_may_have_made_up_is_not_retried(fake, cluster, c
 
 def test_a_command_that_the_table_does_not_list_is_trusted_as_little_as_a_script(fake, cluster, stranger):
     owner = fake.nodes[0]
-    key = key_at(fake, owner)
+    key = fake.key_at(owner)
     owner.on("MYMODULE.DO", redirect("MOVED", key, stranger))
     with pytest.raises(Redirected) as caught:
         cluster.execute("MYMODULE.DO", "it", route_key=key)
@@ -415,7 +376,7 @@ def test_a_command_that_the_table_does_not_list_is_trusted_as_little_as_a_script
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_moved_on_a_script_is_followed_once_its_node_says_the_same_without_a_script(fake, cluster, script):
     old, new = fake.nodes[0], fake.nodes[1]
-    key = key_at(fake, old)
+    key = fake.key_at(old)
     fake.move_slot(hash_slot(key), new)
     old.on(script[0], redirect("MOVED", key, new))
     new.on(script[0], b":7\r\n")
@@ -426,7 +387,7 @@ def test_moved_on_a_script_is_followed_once_its_node_says_the_same_without_a_scr
 
 def test_a_script_without_keys_can_not_be_moved_not_even_to_the_owner_of_the_slot(fake, cluster):
     owner = fake.nodes[0]
-    truth = redirect("MOVED", key_at(fake, owner), owner)
+    truth = redirect("MOVED", fake.key_at(owner), owner)
     for node in fake.nodes:
         node.on("EVAL", truth)
     for _ in range(6):
@@ -449,13 +410,13 @@ def test_what_a_script_says_is_retried_once_its_node_says_the_same_without_a_scr
     answers: list[Answer] = [f"-{code} so says the script\r\n".encode(), b":7\r\n"]
     owner.on("EVAL", lambda *_: answers.pop(0))
     owner.on(look, answer)
-    assert cluster.execute("EVAL", "return 7", 1, key_at(fake, owner)) == 7
+    assert cluster.execute("EVAL", "return 7", 1, fake.key_at(owner)) == 7
     assert cluster.statistics().retries == 1
 
 
 def test_a_redirect_inside_an_array_is_data(fake, cluster, stranger):
     owner = fake.nodes[0]
-    key = key_at(fake, owner)
+    key = fake.key_at(owner)
     moved = redirect("MOVED", key, stranger)
     owner.on("GET", b"*2\r\n+OK\r\n" + moved)
     first, second = cluster.execute("GET", key)
@@ -497,3 +458,13 @@ def test_counters_tell_the_truth_through_moves_losses_and_kills(fake, make):
     for key, told in Counter(key for key, _ in seen).items():
         executed = int(fake.node_for_key(key).data[key.encode()])
         assert told <= executed <= told + maybe[key]
+
+
+def test_where_asking_is_refused_the_reason_is_told_instead_of_going_round_in_circles(fake, cluster):
+    old, new = fake.nodes[0], fake.nodes[1]
+    key = fake.key_at(old)
+    old.on("GET", redirect("ASK", key, new))
+    new.on("ASKING", b"-NOPERM this user has no permissions to run the 'asking' command\r\n")
+    with pytest.raises(AuthFailed, match="asking"):
+        cluster.execute("GET", key)
+    assert works(fake) == [1, 2, 0]

@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from time import monotonic
@@ -17,7 +16,6 @@ from gvcluster import (
     AuthFailed,
     Busy,
     Closed,
-    Cluster,
     ConnectFailed,
     GvClusterError,
     Ready,
@@ -30,31 +28,8 @@ from gvcluster.testing import FakeCluster, FakeNode
 from gvcluster.testing.answers import NOT_HANDLED, Answer, Close, Delay, encode_reply
 from gvcluster.testing.fake_connection import FakeConnection
 
-MakeCluster = Callable[..., Cluster]
-
 # Whatever the pace is: the second fetch comes 75 ms after the first at the earliest, then 150, 300, 600, 750 ms …
 GAPS = (0.075, 0.15, 0.3, 0.6)
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeCluster]:
-    with FakeCluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def make(fake: FakeCluster, protocol: int) -> Iterator[MakeCluster]:
-    """Make a Cluster of the fake nodes, not connected yet; the test's end closes it."""
-    made: list[Cluster] = []
-
-    def make(seeds: Any = None, **options: Any) -> Cluster:
-        options = {"protocol": protocol, "client_info": False, "rng": random.Random(7)} | options
-        made.append(Cluster(seeds or fake.seeds, **options))
-        return made[-1]
-
-    yield make
-    for cluster in made:
-        cluster.close()
 
 
 class Maps:
@@ -84,10 +59,6 @@ class Maps:
 @pytest.fixture
 def maps(fake: FakeCluster) -> Maps:
     return Maps(*fake.nodes)
-
-
-def key_at(fake: FakeCluster, node: FakeNode) -> str:
-    return next(f"key{n}" for n in range(1000) if fake.node_for_key(f"key{n}") is node)
 
 
 def accepted(fake: FakeCluster) -> list[int]:
@@ -148,7 +119,7 @@ def test_who_gives_no_usable_map_is_passed_over_for_the_next(fake, make, maps, a
         assert asked[-1] is sane
         assert len(set(asked)) == len(asked)
         assert cluster.route_version == 1
-        assert cluster.execute("GET", key_at(fake, fake.nodes[0])) is None
+        assert cluster.execute("GET", fake.key_at(fake.nodes[0])) is None
         cluster.close()
 
 
@@ -182,7 +153,7 @@ def test_if_nobody_gives_a_map_each_answer_is_told_and_the_old_map_serves_on(fak
     assert isinstance(told[loading.address], ReplyError)
     assert isinstance(told[dead.address], ConnectFailed)
     assert "BUSY script" in str(caught.value)
-    assert cluster.execute("GET", key_at(fake, busy)) is None
+    assert cluster.execute("GET", fake.key_at(busy)) is None
     assert cluster.route_version == 1
 
 
@@ -219,10 +190,10 @@ def test_who_comes_while_the_first_map_is_on_its_way_does_not_wait_for_another(f
 @pytest.mark.parametrize("kind", ["MOVED", "CLUSTERDOWN"])
 def test_a_crowd_that_is_refused_causes_few_fetches_one_after_another(fake, make, maps, kind):
     old, new = fake.nodes[0], fake.nodes[1]
-    keys = [f"{{{key_at(fake, old)}}}{n}" for n in range(200)]
+    keys = [f"{{{fake.key_at(old)}}}{n}" for n in range(200)]
     cluster = make()
     for node in fake.nodes:
-        cluster.execute("GET", key_at(fake, node))
+        cluster.execute("GET", fake.key_at(node))
     if kind == "MOVED":
         fake.move_slot(hash_slot(keys[0]), new)
     else:
@@ -245,7 +216,7 @@ def test_failed_fetches_keep_their_distance_too(fake, make, maps):
     cluster.connect()
     maps.answers = dict.fromkeys(fake.nodes, b"-BUSY\r\n")
     fake.nodes[0].on("GET", b"-CLUSTERDOWN The cluster is down\r\n")
-    crowd = [gevent.spawn(cluster.execute, "GET", key_at(fake, fake.nodes[0]), timeout=0.6) for _ in range(50)]
+    crowd = [gevent.spawn(cluster.execute, "GET", fake.key_at(fake.nodes[0]), timeout=0.6) for _ in range(50)]
     gevent.joinall(crowd, timeout=5)
     # Each round asks each node once.
     rounds = maps.times[:1] + maps.times[1::3]
@@ -256,8 +227,8 @@ def test_failed_fetches_keep_their_distance_too(fake, make, maps):
 def test_a_slow_fetch_delays_nobody_who_has_a_usable_map(fake, make, maps):
     slow, other = fake.nodes[0], fake.nodes[1]
     cluster = make(str(slow.address))
-    cluster.execute("GET", key_at(fake, other))
-    key, moved = key_at(fake, other), key_at(fake, slow)
+    cluster.execute("GET", fake.key_at(other))
+    key, moved = fake.key_at(other), fake.key_at(slow)
     fake.move_slot(hash_slot(moved), other)
     maps.answers[slow] = Delay(0.3, encode_reply(fake.slot_ranges()))
     assert cluster.execute("GET", moved) is None  # MOVED: a fetch begins, from the node that sent it
@@ -335,7 +306,7 @@ def test_nothing_is_told_after_closed(fake, make):
 def test_the_map_can_be_taken_from_cluster_nodes(fake, make):
     old, new = fake.nodes[0], fake.nodes[1]
     cluster = make(topology_source="nodes")
-    key = key_at(fake, old)
+    key = fake.key_at(old)
     cluster.execute("SET", key, "1")
     fake.move_slot(hash_slot(key), new)
     assert cluster.execute("GET", key) == b"1"
@@ -348,7 +319,7 @@ def test_the_map_can_be_taken_from_cluster_nodes(fake, make):
 
 def test_connections_live_on_by_address_when_the_map_changes(fake, make):
     cluster = make()
-    keys = [key_at(fake, node) for node in fake.nodes]
+    keys = [fake.key_at(node) for node in fake.nodes]
     for key in keys:
         cluster.execute("GET", key)
     fake.move_slot(hash_slot(keys[0]), 1)
@@ -371,7 +342,7 @@ def test_a_node_that_left_ends_what_it_began_and_is_closed(fake, make, maps):
     lost: list[Any] = []
     gone, stays = fake.nodes[0], fake.nodes[1]
     cluster = make(str(stays.address), on_disconnect=lambda connection, error: lost.append((connection.address, error)))
-    key = key_at(fake, gone)
+    key = fake.key_at(gone)
     cluster.execute("GET", key)
     held: list[FakeConnection] = []
     gone.on("GET", lambda _node, connection, _args: held.append(connection))
@@ -393,7 +364,7 @@ def test_a_node_that_left_ends_what_it_began_and_is_closed(fake, make, maps):
 def test_an_idle_connection_to_a_node_that_left_is_closed_at_once(fake, make, maps):
     gone, stays = fake.nodes[0], fake.nodes[1]
     cluster = make(str(stays.address))
-    cluster.execute("GET", key_at(fake, gone))
+    cluster.execute("GET", fake.key_at(gone))
     maps.answers[stays] = leaves(fake, gone)
     cluster.refresh()
     gone.wait_until(lambda: gone.connections == (1, 0))
@@ -402,9 +373,9 @@ def test_an_idle_connection_to_a_node_that_left_is_closed_at_once(fake, make, ma
 def test_a_seed_given_by_name_is_the_node_that_answers_there(fake, make):
     seed = fake.nodes[0]
     cluster = make(f"localhost:{seed.address.port}")
-    cluster.execute("GET", key_at(fake, seed))
+    cluster.execute("GET", fake.key_at(seed))
     cluster.refresh()
-    cluster.execute("GET", key_at(fake, seed))
+    cluster.execute("GET", fake.key_at(seed))
     assert seed.connections == (1, 1)
     assert [each.connections for each in cluster.statistics().nodes if each.address == seed.address] == [1]
     assert {each.address for each in cluster.statistics().nodes} == {node.address for node in fake.nodes}
@@ -412,7 +383,7 @@ def test_a_seed_given_by_name_is_the_node_that_answers_there(fake, make):
 
 def test_a_seed_given_by_name_that_redirects_is_asked_for_the_map_over_the_same_connection(fake, make, maps):
     seed = fake.nodes[0]
-    key = key_at(fake, seed)
+    key = fake.key_at(seed)
     cluster = make(f"localhost:{seed.address.port}")
     cluster.execute("GET", key)
     fake.move_slot(hash_slot(key), 1)
@@ -425,9 +396,9 @@ def test_a_seed_given_by_name_that_redirects_is_asked_for_the_map_over_the_same_
 
 def test_an_empty_host_in_a_redirect_of_a_seed_given_by_name_is_its_address(fake, make):
     seed, other = fake.nodes[0], fake.nodes[1]
-    key = key_at(fake, seed)
+    key = fake.key_at(seed)
     cluster = make(f"localhost:{seed.address.port}")
-    cluster.execute("GET", key_at(fake, other))
+    cluster.execute("GET", fake.key_at(other))
     fake.move_slot(hash_slot(key), other)
     seed.on("GET", f"-MOVED {hash_slot(key)} :{other.address.port}\r\n".encode())
     assert cluster.execute("GET", key) is None
@@ -495,3 +466,38 @@ def test_nodes_gives_up_when_the_primaries_never_stay_the_same(fake, make):
     with pytest.raises(TopologyUnavailable, match="16 times"):
         visit()
     assert visited == 17
+
+
+def test_an_observer_that_waits_holds_up_nobody_and_is_told_all_in_order(fake, make):
+    told: list[type] = []
+    may_go_on = Event()
+
+    def observer(event: Any) -> None:
+        told.append(type(event))
+        may_go_on.wait(5)
+
+    cluster = make(on_event=observer)
+    with gevent.Timeout(2):  # the observer waits for longer
+        cluster.connect()
+        fake.move_slot(5, 1)
+        cluster.refresh()
+        assert cluster.execute("GET", "k") is None
+    assert told == [Ready]
+    may_go_on.set()
+    gevent.idle()
+    assert told == [Ready, SlotMapUpdated, SlotMapUpdated]
+
+
+def test_an_observer_may_use_the_cluster(fake, make):
+    replies: list[Any] = []
+    came = Event()
+
+    def observer(_event: Any) -> None:
+        cluster.refresh()
+        replies.append(cluster.execute("GET", "k"))
+        came.set()
+
+    cluster = make(on_event=observer)
+    cluster.connect()
+    assert came.wait(2)
+    assert replies[0] is None

@@ -1,7 +1,7 @@
 """What is repeated, what is not, and that one deadline covers it all."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from time import monotonic
 from typing import Any
@@ -23,8 +23,7 @@ from gvcluster import (
 )
 from gvcluster.testing import FakeCluster, FakeNode
 from gvcluster.testing.answers import NOT_HANDLED, Answer, Close, Delay, Reset
-
-MakeCluster = Callable[..., Cluster]
+from gvcluster.testing.fake_connection import FakeConnection
 
 # libuv counts in milliseconds, and its timers go off too early by up to two of them.
 LIBUV = 0.002
@@ -46,38 +45,6 @@ NOT_NOW = [
     ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", True),
     ("READONLY You can't write against a read only replica.", True),
 ]
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeCluster]:
-    with FakeCluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def make(fake: FakeCluster, protocol: int) -> Iterator[MakeCluster]:
-    """Make a Cluster of the fake nodes, not connected yet; the test's end closes it."""
-    made: list[Cluster] = []
-
-    def make(seeds: Any = None, **options: Any) -> Cluster:
-        options = {"protocol": protocol, "client_info": False, "rng": random.Random(7)} | options
-        made.append(Cluster(seeds or fake.seeds, **options))
-        return made[-1]
-
-    yield make
-    for cluster in made:
-        cluster.close()
-
-
-@pytest.fixture
-def cluster(make: MakeCluster) -> Cluster:
-    cluster = make()
-    cluster.connect()
-    return cluster
-
-
-def key_at(fake: FakeCluster, node: FakeNode) -> str:
-    return next(f"key{n}" for n in range(1000) if fake.node_for_key(f"key{n}") is node)
 
 
 def maps_told(fake: FakeCluster) -> int:
@@ -122,12 +89,12 @@ def test_a_refusal_for_now_is_retried_and_the_map_fetched_where_that_helps(make,
 @pytest.mark.parametrize(("text", "stale"), NOT_NOW)
 def test_a_refusal_that_does_not_end_is_told_with_all_attempts(fake, make, text, stale):
     node, cluster = fake.nodes[0], make(rng=Steady())
-    cluster.execute("GET", key_at(fake, node))
+    cluster.execute("GET", fake.key_at(node))
     asked: list[float] = []
     node.on("SET", lambda *_: asked.append(monotonic()) or refusal(text))
     began = monotonic()
     with pytest.raises(RetriesExhausted) as caught:
-        cluster.execute("SET", key_at(fake, node), "v", timeout=0.11)
+        cluster.execute("SET", fake.key_at(node), "v", timeout=0.11)
     assert 0.09 < monotonic() - began < 1
     assert not caught.value.maybe_executed
     assert caught.value.__cause__ is caught.value.attempts[-1]
@@ -140,7 +107,7 @@ def test_a_refusal_that_does_not_end_is_told_with_all_attempts(fake, make, text,
 @pytest.mark.parametrize(("text", "stale"), NOT_NOW)
 def test_with_retry_never_a_refusal_is_the_callers(fake, make, text, stale):
     node, cluster = fake.nodes[0], make(retry="never")
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     node.on("SET", refusal(text))
     for options in ({}, {"retry": "never"}):
         with pytest.raises(ReplyError) as caught:
@@ -168,7 +135,7 @@ def test_with_retry_never_a_fresh_map_is_fetched_all_the_same(fake, make, troubl
 def test_retry_safe_of_one_call_overrides_never_of_the_cluster(fake, make):
     node, cluster = fake.nodes[0], make(retry="never")
     node.on("SET", refusal("TRYAGAIN"), times=1)
-    assert cluster.execute("SET", key_at(fake, node), "v", retry="safe") == b"OK"
+    assert cluster.execute("SET", fake.key_at(node), "v", retry="safe") == b"OK"
     assert len(node.commands("SET")) == 2
 
 
@@ -179,7 +146,7 @@ def test_any_other_error_is_the_callers_at_once(fake, cluster, text):
     node = fake.nodes[0]
     node.on("GET", refusal(text))
     with pytest.raises(ReplyError) as caught:
-        cluster.execute("GET", key_at(fake, node))
+        cluster.execute("GET", fake.key_at(node))
     assert (caught.value.message, caught.value.code) == (text, text.split()[0])
     assert not caught.value.maybe_executed
     assert len(node.commands("GET")) == 1
@@ -189,7 +156,7 @@ def test_any_other_error_is_the_callers_at_once(fake, cluster, text):
 def test_a_new_map_ends_the_wait_of_those_who_were_refused(fake, make):
     old, new, _ = fake.nodes
     cluster = make()
-    key = key_at(fake, old)
+    key = fake.key_at(old)
     cluster.connect()
     old.on("SET", refusal("READONLY You can't write against a read only replica."))
     fake.move_slot(hash_slot(key), new)
@@ -206,7 +173,7 @@ def test_a_new_map_ends_the_wait_of_those_who_were_refused(fake, make):
 @pytest.mark.parametrize("end", [Close(), Reset(), Close(b"+O"), Close(b"not RESP\r\n")])
 def test_a_lost_write_is_not_repeated_and_may_have_run(fake, cluster, end):
     node = fake.nodes[0]
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     node.on("SET", end, times=1)
     with pytest.raises(ConnectionLost) as caught:
         cluster.execute("SET", key, "v")
@@ -221,7 +188,7 @@ def test_a_lost_write_is_not_repeated_and_may_have_run(fake, cluster, end):
 @pytest.mark.parametrize("end", [Close(), Reset(), Close(b"$5\r\nhal")])
 def test_a_lost_read_is_repeated_on_a_new_connection(fake, cluster, end):
     node = fake.nodes[0]
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     node.on("GET", end, times=2)
     assert cluster.execute("GET", key) is None
     assert [number for number, args in node.received if args[0] == b"GET"] == [1, 2, 3]
@@ -230,7 +197,7 @@ def test_a_lost_read_is_repeated_on_a_new_connection(fake, cluster, end):
 
 def test_retry_always_repeats_a_lost_write_and_retry_never_no_lost_read(fake, cluster):
     node = fake.nodes[0]
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     node.on("SET", Reset(), times=2)
     assert cluster.execute("SET", key, "v", retry="always") == b"OK"
     assert len(node.commands("SET")) == 3
@@ -246,7 +213,7 @@ def test_a_retried_write_that_is_lost_at_last_says_that_it_may_have_run(fake, cl
     answers: list[Answer] = [refusal("TRYAGAIN"), Reset()]
     node.on("SET", lambda *_: answers.pop(0))
     with pytest.raises(ConnectionLost) as caught:
-        cluster.execute("SET", key_at(fake, node), "v")
+        cluster.execute("SET", fake.key_at(node), "v")
     assert caught.value.maybe_executed
 
 
@@ -255,13 +222,13 @@ def test_a_write_that_may_have_run_says_so_also_when_a_later_attempt_is_refused(
     answers: list[Answer] = [Reset(), refusal("OOM command not allowed")]
     node.on("SET", lambda *_: answers.pop(0))
     with pytest.raises(ReplyError, match="OOM") as caught:
-        cluster.execute("SET", key_at(fake, node), "v", retry="always")
+        cluster.execute("SET", fake.key_at(node), "v", retry="always")
     assert caught.value.maybe_executed
 
 
 def test_an_overdue_read_is_repeated_and_its_late_reply_is_nobodys(fake, cluster):
     node = fake.nodes[0]
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     cluster.execute("GET", key)
     answers: list[Answer] = [Delay(0.15, b"+late\r\n"), b"+second\r\n", b"+third\r\n"]
     node.on("GET", lambda *_: answers.pop(0))
@@ -275,7 +242,7 @@ def test_an_overdue_read_is_repeated_and_its_late_reply_is_nobodys(fake, cluster
 @pytest.mark.parametrize("call", [{"command_timeout": 0.05}, {"timeout": 0.05}])
 def test_an_overdue_write_is_not_repeated_and_a_fresh_map_is_asked_for(fake, cluster, call):
     node = fake.nodes[0]
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     cluster.execute("GET", key)
     told = map_is_told(fake)
     node.on("SET", Delay(0.1, b"+OK\r\n"), times=1)
@@ -290,9 +257,14 @@ def test_an_overdue_write_is_not_repeated_and_a_fresh_map_is_asked_for(fake, clu
 
 def test_a_silent_node_is_lost_and_a_read_goes_on_over_a_new_connection(fake, make):
     node, cluster = fake.nodes[0], make(command_timeout=0.1)
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     cluster.execute("GET", key)
-    node.on("GET", None, times=1)
+
+    def no_more(_node: FakeNode, connection: FakeConnection, _args: list[bytes]) -> None:
+        while connection.wait_bytes():
+            pass  # a server answers in order: what comes after the GET is not answered either
+
+    node.on("GET", no_more, times=1)
     assert cluster.execute("GET", key) is None
     node.wait_until(lambda: node.connections == (2, 1))
     assert [number for number, args in node.received if args[0] == b"GET"] == [1, 1, 2]
@@ -305,7 +277,7 @@ def test_a_dead_node_is_waited_for_until_another_one_serves_the_slot(fake, make)
     dead, heir = fake.nodes[0], fake.nodes[1]
     lost = Event()
     cluster = make(on_disconnect=lambda *_: lost.set())
-    key = key_at(fake, dead)
+    key = fake.key_at(dead)
     cluster.execute("SET", key, "1")
     dead.stop()
     assert lost.wait(5)
@@ -327,7 +299,7 @@ def test_a_dead_node_that_nobody_replaces_is_told_in_time(fake, make):
     cluster.connect()
     fake.nodes[0].stop()
     with pytest.raises(GvClusterError) as caught, gevent.Timeout(1):
-        cluster.execute("SET", key_at(fake, fake.nodes[0]), "v", timeout=0.2)
+        cluster.execute("SET", fake.key_at(fake.nodes[0]), "v", timeout=0.2)
     assert not caught.value.maybe_executed
     assert {type(each) for each in met(caught.value)} == {ConnectFailed}
     assert "refused" in str(met(caught.value)[0])
@@ -336,9 +308,9 @@ def test_a_dead_node_that_nobody_replaces_is_told_in_time(fake, make):
 
 def test_a_failed_handshake_is_retried(fake, make, protocol):
     node, cluster = fake.nodes[0], make(client_name="me")
-    cluster.execute("GET", key_at(fake, fake.nodes[1]))
+    cluster.execute("GET", fake.key_at(fake.nodes[1]))
     node.on("CLIENT SETNAME", Close(), times=1)
-    assert cluster.execute("SET", key_at(fake, node), "v") == b"OK"
+    assert cluster.execute("SET", fake.key_at(node), "v") == b"OK"
     assert len(node.commands("SET")) == 1
 
 
@@ -364,7 +336,7 @@ def test_a_slot_that_loses_its_owner_is_told_when_two_nodes_agree(fake, make, ot
     cluster.execute("SET", "k", "1")
     for node in fake.nodes:
         if others_connected:
-            cluster.execute("GET", key_at(fake, node))
+            cluster.execute("GET", fake.key_at(node))
     fake.move_slot(hash_slot("k"), None)
     with pytest.raises(SlotNotCovered):
         cluster.execute("SET", "k", "2", timeout=5)
@@ -376,7 +348,7 @@ def test_a_slot_that_loses_its_owner_is_told_when_two_nodes_agree(fake, make, ot
 
 
 def late(fake: FakeCluster, node: FakeNode, cluster: Cluster) -> None:
-    cluster.execute("GET", key_at(fake, node), timeout=5)
+    cluster.execute("GET", fake.key_at(node), timeout=5)
     node.freeze()
 
 
@@ -392,12 +364,12 @@ PHASES: dict[str, Callable[[FakeCluster, FakeNode, Cluster], object]] = {
 
 
 def begin(
-    phase: str, fake: FakeCluster, make: MakeCluster, **options: Any
+    phase: str, fake: FakeCluster, make: Callable[..., Cluster], **options: Any
 ) -> tuple[FakeNode, Cluster, tuple[Any, ...]]:
     """A cluster and a command that will stay in this phase."""
     node, cluster = fake.nodes[0], make(str(fake.nodes[1].address), client_name="me", **options)
     PHASES[phase](fake, node, cluster)
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     return node, cluster, ("BLPOP", key, 60) if "block" in phase else ("GET", key)
 
 
@@ -419,7 +391,7 @@ def test_the_timeout_ends_the_call_in_every_phase(fake, make, phase, of_the_call
     assert 0.05 < monotonic() - began < 0.6
     assert caught.value.maybe_executed == (phase == "the reply")
     heal(fake)
-    assert cluster.execute("GET", key_at(fake, fake.nodes[0]), timeout=5) is None
+    assert cluster.execute("GET", fake.key_at(fake.nodes[0]), timeout=5) is None
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -429,7 +401,7 @@ def test_a_timeout_of_the_user_passes_through_every_phase_untouched(fake, make, 
         cluster.execute(*args)
     assert caught.value is mine
     heal(fake)
-    assert cluster.execute("GET", key_at(fake, node)) is None
+    assert cluster.execute("GET", fake.key_at(node)) is None
     assert cluster.execute("PING", node=node.address) == b"PONG"
     node.wait_until(lambda: node.connections.open == 1)
 
@@ -443,14 +415,14 @@ def test_a_kill_passes_through_every_phase_and_leaves_the_client_working(fake, m
     calling.kill(timeout=1)
     assert isinstance(calling.value, gevent.GreenletExit)
     heal(fake)
-    assert cluster.execute("GET", key_at(fake, node)) is None
+    assert cluster.execute("GET", fake.key_at(node)) is None
     assert cluster.execute("PING", node=node.address) == b"PONG"
     node.wait_until(lambda: node.connections.open == 1)
 
 
 def test_no_attempt_begins_when_the_time_is_up(fake, make):
     node, cluster = fake.nodes[0], make(rng=Steady())
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     cluster.execute("GET", key)
     node.on("SET", refusal("TRYAGAIN"))
     with pytest.raises(RetriesExhausted) as caught:
@@ -462,7 +434,7 @@ def test_no_attempt_begins_when_the_time_is_up(fake, make):
 
 def test_a_call_that_may_wait_longer_than_the_client_gets_a_connection_of_its_own(fake, make):
     node, cluster = fake.nodes[0], make(command_timeout=0.1)
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     cluster.execute("GET", key)
     node.on("GET", Delay(0.2, b"+late\r\n"), times=1)
     assert cluster.execute("GET", key, command_timeout=2) == b"late"
@@ -472,7 +444,7 @@ def test_a_call_that_may_wait_longer_than_the_client_gets_a_connection_of_its_ow
 
 def test_a_blocked_call_may_outlast_both_timeouts_by_as_long_as_the_server_may_wait(fake, make):
     node, cluster = fake.nodes[0], make(command_timeout=0.05, timeout=0.1)
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     cluster.execute("GET", key)
     node.on("BLPOP", Delay(0.2, b"+late\r\n"))
     assert cluster.execute("BLPOP", key, 0) == b"late"
@@ -488,7 +460,7 @@ def test_a_blocked_call_may_outlast_both_timeouts_by_as_long_as_the_server_may_w
 def test_a_blocking_command_whose_node_is_away_fails_within_the_timeout(fake, cluster, seconds):
     node = fake.nodes[0]
     node.stop()
-    popping = gevent.spawn(cluster.execute, "BLPOP", key_at(fake, node), seconds, timeout=0.2)
+    popping = gevent.spawn(cluster.execute, "BLPOP", fake.key_at(node), seconds, timeout=0.2)
     try:
         with pytest.raises(GvClusterError) as caught:
             popping.get(timeout=1)

@@ -1,7 +1,6 @@
 """Which node a command goes to, and that nothing goes anywhere where none can be chosen."""
 
 import random
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -23,53 +22,13 @@ from gvcluster import (
     UnknownCommand,
     hash_slot,
 )
-from gvcluster.testing import FakeCluster, FakeNode
+from gvcluster.testing import FakeCluster
 from gvcluster.testing.answers import Close, Reset
 from gvcluster.testing.fake_connection import FakeConnection
 
-MakeCluster = Callable[..., Cluster]
-HANDSHAKE = (b"HELLO", b"AUTH", b"CLIENT", b"CLUSTER")
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeCluster]:
-    with FakeCluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def make(fake: FakeCluster, protocol: int) -> Iterator[MakeCluster]:
-    """Make a Cluster of the fake nodes, not connected yet; the test's end closes it."""
-    made: list[Cluster] = []
-
-    def make(seeds: Any = None, **options: Any) -> Cluster:
-        options = {"protocol": protocol, "client_info": False, "rng": random.Random(7)} | options
-        made.append(Cluster(seeds or fake.seeds, **options))
-        return made[-1]
-
-    yield make
-    for cluster in made:
-        cluster.close()
-
-
-@pytest.fixture
-def cluster(make: MakeCluster) -> Cluster:
-    cluster = make()
-    cluster.connect()
-    return cluster
-
-
-def key_at(fake: FakeCluster, node: FakeNode) -> str:
-    return next(f"key{n}" for n in range(1000) if fake.node_for_key(f"key{n}") is node)
-
-
-def work(node: FakeNode) -> list[list[bytes]]:
-    """What a node was asked, in order, without what clients do for themselves."""
-    return [args for _, args in node.received if args[0] not in HANDSHAKE]
-
 
 def works(fake: FakeCluster) -> list[list[list[bytes]]]:
-    return [work(node) for node in fake.nodes]
+    return [node.work() for node in fake.nodes]
 
 
 def accepted(fake: FakeCluster) -> int:
@@ -99,14 +58,14 @@ def test_a_key_of_any_type_leads_to_the_owner_of_its_slot(fake, cluster, key, on
     assert cluster.execute("GET", key) == b"v"
     owner = fake.node_for_key(on_the_wire)
     for node in fake.nodes:
-        assert work(node) == ([[b"SET", on_the_wire, b"v"], [b"GET", on_the_wire]] if node is owner else [])
+        assert node.work() == ([[b"SET", on_the_wire, b"v"], [b"GET", on_the_wire]] if node is owner else [])
     assert cluster.statistics().redirects == 0
 
 
 @pytest.mark.parametrize("name", ["GET", "get", "GeT", b"GET", b"get", b"gEt"])
 def test_a_command_may_be_spelled_in_any_case(fake, cluster, name):
     for node in fake.nodes:
-        assert cluster.execute(name, key_at(fake, node)) is None
+        assert cluster.execute(name, fake.key_at(node)) is None
         assert len(node.commands("GET")) == 1
 
 
@@ -127,7 +86,7 @@ def test_the_replicas_are_left_alone(make, protocol):
 def test_a_script_is_routed_by_the_keys_it_declares(fake, cluster):
     owner = fake.nodes[1]
     owner.on("EVAL", b":7\r\n")
-    assert cluster.execute("EVAL", "return 7", 1, key_at(fake, owner), "key0") == 7
+    assert cluster.execute("EVAL", "return 7", 1, fake.key_at(owner), "key0") == 7
     assert [len(asked) for asked in works(fake)] == [0, 1, 0]
 
 
@@ -160,7 +119,7 @@ def test_a_command_without_key_goes_to_any_primary_and_a_seeded_rng_repeats_the_
 
 def test_route_key_chooses_the_node_and_is_not_sent(fake, cluster):
     for node in fake.nodes:
-        cluster.execute("ECHO", "hello", route_key=key_at(fake, node))
+        cluster.execute("ECHO", "hello", route_key=fake.key_at(node))
     assert works(fake) == [[[b"ECHO", b"hello"]]] * 3
 
 
@@ -191,7 +150,7 @@ def test_a_named_node_may_be_a_replica_or_a_stranger(make):
         cluster.connect()
         assert cluster.execute("PING", node=fake.nodes[1].address) == b"PONG"
         assert cluster.execute("PING", node=str(strangers.nodes[0].address)) == b"PONG"
-        assert [len(work(node)) for node in (*fake.nodes, *strangers.nodes)] == [0, 1, 1]
+        assert [len(node.work()) for node in (*fake.nodes, *strangers.nodes)] == [0, 1, 1]
 
 
 def test_a_call_to_a_named_stranger_is_not_ended_by_a_new_map(fake, make):
@@ -210,7 +169,7 @@ def test_a_call_to_a_named_stranger_is_not_ended_by_a_new_map(fake, make):
 @pytest.mark.parametrize("redirect", [b"MOVED", b"ASK"])
 def test_a_named_node_that_redirects_is_not_left(fake, cluster, redirect):
     here, there = fake.nodes[0], fake.nodes[1]
-    key = key_at(fake, there)
+    key = fake.key_at(there)
     here.on("GET", b"-%b %d %b\r\n" % (redirect, hash_slot(key), str(there.address).encode()))
     with pytest.raises(Redirected) as caught:
         cluster.execute("GET", key, node=here.address)
@@ -257,7 +216,7 @@ def test_an_unknown_command_is_refused_unless_the_caller_says_where(fake, cluste
     for node in fake.nodes:
         node.on("MYMODULE.DO", b":1\r\n")
     assert cluster.execute("MYMODULE.DO", "it", node=fake.nodes[2].address) == 1
-    assert cluster.execute(b"mymodule.do", "it", route_key=key_at(fake, fake.nodes[1])) == 1
+    assert cluster.execute(b"mymodule.do", "it", route_key=fake.key_at(fake.nodes[1])) == 1
     assert works(fake) == [[], [[b"mymodule.do", b"it"]], [[b"MYMODULE.DO", b"it"]]]
 
 
@@ -421,7 +380,7 @@ def test_explain_says_where_a_command_would_go_and_sends_nothing(fake, cluster):
 
 def test_a_blocking_command_gets_a_connection_that_is_opened_for_it_and_closed_after_it(fake, cluster):
     node = fake.nodes[0]
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     cluster.execute("GET", key)
     blocked: list[FakeConnection] = []
     node.on("BLPOP", lambda _node, connection, _args: blocked.append(connection))
@@ -438,7 +397,7 @@ def test_a_blocking_command_gets_a_connection_that_is_opened_for_it_and_closed_a
 
 def test_xread_needs_a_connection_of_its_own_only_with_block(fake, cluster):
     node = fake.nodes[0]
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     cluster.execute("GET", key)
     node.on("XREAD", b"*-1\r\n")
     assert cluster.execute("XREAD", "COUNT", 1, "STREAMS", key, 0) is None
@@ -450,7 +409,7 @@ def test_xread_needs_a_connection_of_its_own_only_with_block(fake, cluster):
 @pytest.mark.parametrize("how", ["kill", "timeout"])
 def test_a_blocked_call_that_is_abandoned_closes_its_connection(fake, cluster, how):
     node = fake.nodes[0]
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     cluster.execute("GET", key)
     node.on("BLPOP", None)
     if how == "kill":
@@ -468,7 +427,7 @@ def test_a_blocked_call_that_is_abandoned_closes_its_connection(fake, cluster, h
 
 def test_moved_while_blocked_is_followed_and_nothing_is_popped_twice(fake, cluster):
     here, there = fake.nodes[0], fake.nodes[1]
-    key = key_at(fake, here)
+    key = fake.key_at(here)
     blocked: list[FakeConnection] = []
     here.on("BLPOP", lambda _node, connection, _args: blocked.append(connection))
     there.on("BLPOP", b"*2\r\n$4\r\nlist\r\n$1\r\nx\r\n")
@@ -489,7 +448,7 @@ def test_moved_while_blocked_is_followed_and_nothing_is_popped_twice(fake, clust
 )
 def test_an_unblocked_pop_is_repeated_on_a_new_connection(fake, cluster, last):
     node = fake.nodes[0]
-    key = key_at(fake, node)
+    key = fake.key_at(node)
     answers = [last, b"*2\r\n$4\r\nlist\r\n$1\r\nx\r\n"]
     node.on("BLPOP", lambda *_: answers.pop(0))
     assert cluster.execute("BLPOP", key, 0) == [b"list", b"x"]

@@ -12,10 +12,10 @@ from gevent.hub import get_hub
 from gevent.monkey import get_original, is_module_patched
 
 from gvcluster import Cluster, hash_slot
-from gvcluster.errors import GvClusterError
+from gvcluster.errors import ClosedError, GvClusterError
 from gvcluster.events import Closed, Ready, SlotMapUpdated
 from gvcluster.testing import FakeCluster, FakeNode
-from gvcluster.testing.answers import NOT_HANDLED
+from gvcluster.testing.answers import NOT_HANDLED, Delay
 
 # Native threads, also in a run that is patched.
 START = get_original("_thread", "start_new_thread")
@@ -68,11 +68,6 @@ def wait_for(condition: Callable[[], object]) -> None:
             gevent.sleep(0.001)
 
 
-def key_of(fake: FakeCluster, node: FakeNode) -> str:
-    """A key that the node owns."""
-    return next(f"k{number}" for number in range(1000) if fake.node_for_key(f"k{number}") is node)
-
-
 def maps(fake: FakeCluster) -> int:
     """How many slot maps the nodes were asked for."""
     return sum(len(node.commands("CLUSTER SLOTS")) for node in fake.nodes)
@@ -108,7 +103,7 @@ def test_one_slot_map_serves_all_hubs():
 
 def test_a_map_that_one_hub_fetches_is_used_by_the_others_at_once():
     with FakeCluster(3) as fake, Cluster(fake.seeds) as cluster:
-        key = key_of(fake, fake.nodes[0])
+        key = fake.key_at(fake.nodes[0])
         cluster.execute("SET", key, 1)
         served: list[object] = []
         moved: list[object] = []
@@ -251,3 +246,17 @@ def test_closing_in_a_thread_without_a_hub_makes_none():
         wait_for(lambda: found)
         assert found == [None]
         wait_for(lambda: not any(node._open for node in fake.nodes))
+
+
+def test_disconnect_lets_the_calls_of_other_threads_end_too(distant_fake):
+    node = distant_fake.nodes[0]
+    key = distant_fake.key_at(node)
+    node.on("GET", Delay(0.2, b"+late\r\n"))
+    cluster = Cluster(distant_fake.seeds)
+    cluster.connect()
+    thread = Thread(lambda: cluster.execute("GET", key))
+    wait_for(lambda: node.commands("GET"))
+    cluster.disconnect()
+    assert thread.join() == b"late"
+    with pytest.raises(ClosedError):
+        cluster.execute("GET", key)
