@@ -6,8 +6,9 @@ import difflib
 import math
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from gvcluster.core.address import Address
@@ -18,7 +19,19 @@ from gvcluster.events import Event
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+SocketOption = tuple[int, int, int | bytes]  # level, name, value: what setsockopt takes
+
 _UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+
+
+_CHOICES: Mapping[str, tuple[object, ...]] = MappingProxyType(
+    {
+        "protocol": (2, 3),
+        "retry": ("safe", "never"),
+        "topology_source": ("slots", "nodes"),
+        "address_family": ("any", "prefer_ipv4", "prefer_ipv6", "ipv4", "ipv6"),
+    }
+)
 
 
 class ClusterOptions(TypedDict, total=False):
@@ -26,6 +39,7 @@ class ClusterOptions(TypedDict, total=False):
 
     username: str | None
     password: str | None
+    credentials: Callable[[Address], str | tuple[str | None, str]] | None
     client_name: str | None
     client_info: bool
     protocol: int
@@ -37,6 +51,10 @@ class ClusterOptions(TypedDict, total=False):
     retry: str
     rng: random.Random
     topology_source: str
+    refresh_interval: float | None
+    address_family: str
+    socket_options: Sequence[SocketOption]
+    mptcp: bool
     address_map: Callable[[Address], Any] | None
     max_reply_bytes: int
     tls: bool | SSLContext
@@ -68,6 +86,9 @@ class Options:
     """The options of a cluster, checked. Times are in seconds.
 
     username, password: sent with HELLO or AUTH on every connection.
+    credentials(address): the password, or (user name or None, password), for a new connection to this Address: a token
+        that expires, a secret that is changed. It may wait, as long as `connect_timeout` lasts; if it raises, that
+        attempt to connect has failed. Connections that are open stay as they are.
     client_name: CLIENT SETNAME of every connection.
     client_info: tell the server the library's name and version (CLIENT SETINFO; old servers may refuse it).
     protocol: 3 (HELLO 3, with a fall-back for servers that refuse it) or 2 (no HELLO is sent).
@@ -79,7 +100,15 @@ class Options:
     retry: "safe" repeats only what is proved not executed or read-only; "never" repeats nothing (redirects are
         followed all the same: a redirected command was not executed).
     rng: chooses nodes and jitter; seed it to reproduce a run.
-    topology_source: "slots" (CLUSTER SLOTS) or "nodes" (CLUSTER NODES).
+    topology_source: "slots" (CLUSTER SLOTS) or "nodes" (CLUSTER NODES). Where no node answers the one in time, or all
+        refuse it, they are asked for the other, over new connections.
+    refresh_interval: fetch the slot map every so many seconds (10 % more or less), also where nothing seems wrong.
+        None: only when something hints at a change, which is enough for the commands to arrive.
+    address_family: "any" tries the addresses of a name in the order of the resolver, "prefer_ipv4" and "prefer_ipv6"
+        try those of one family first, "ipv4" and "ipv6" try no others.
+    socket_options: (level, name, value) each, for every socket before it connects, after the client's own
+        (TCP_NODELAY; keepalive after 15 s; TCP_USER_TIMEOUT 30 s): `[(SOL_SOCKET, SO_REUSEADDR, 1)]`.
+    mptcp: connect by Multipath TCP where the kernel has it, else by TCP.
     address_map(address): the Address, or (host, port), to connect to instead of one that a slot map or a redirect names
         (a tunnel, a published port). It must not wait. Raising refuses the address: a node of a map is left out, a
         redirect fails. Seeds are connected to as you write them.
@@ -100,6 +129,7 @@ class Options:
 
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    credentials: Callable[[Address], str | tuple[str | None, str]] | None = field(default=None, repr=False)
     client_name: str | None = None
     client_info: bool = True
     protocol: int = 3
@@ -111,6 +141,10 @@ class Options:
     retry: str = "safe"
     rng: random.Random = field(default_factory=random.Random, repr=False)
     topology_source: str = "slots"
+    refresh_interval: float | None = None
+    address_family: str = "any"
+    socket_options: Sequence[SocketOption] = ()
+    mptcp: bool = False
     address_map: Callable[[Address], Any] | None = field(default=None, repr=False)
     max_reply_bytes: int = 513 * 2**20
     tls: bool | SSLContext = field(default=False, repr=False)
@@ -127,24 +161,30 @@ class Options:
     on_event: Callable[[Event], object] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("connect_timeout", "command_timeout", "timeout"):
-            seconds(name, getattr(self, name))
-        if not isinstance(self.client_info, bool):
-            raise ConfigError(f"client_info must be True or False, not {type(self.client_info).__name__}")
-        one_of("protocol", self.protocol, (2, 3))
-        one_of("retry", self.retry, ("safe", "never"))
-        one_of("topology_source", self.topology_source, ("slots", "nodes"))
-        _whole_number("db", self.db, 0)
-        _whole_number("max_redirects", self.max_redirects, 0)
-        for name in ("username", "password", "client_name"):
-            _word(name, getattr(self, name))
-        _whole_number("max_reply_bytes", self.max_reply_bytes, 1)
-        for name in ("address_map", "on_connect", "on_disconnect", "on_event"):
-            _callback(name, getattr(self, name))
-        if self.username is not None and self.password is None:
-            raise ConfigError("username needs a password")
+        for check, names in (
+            (seconds, ("connect_timeout", "command_timeout", "timeout")),
+            (_flag, ("client_info", "mptcp")),
+            (word, ("username", "password", "client_name")),
+            (_callback, ("credentials", "address_map", "on_connect", "on_disconnect", "on_event")),
+        ):
+            for name in names:
+                check(name, getattr(self, name))
+        if self.refresh_interval is not None:
+            seconds("refresh_interval", self.refresh_interval)
+        for name, allowed in _CHOICES.items():
+            one_of(name, getattr(self, name), allowed)
+        for name, least in (("db", 0), ("max_redirects", 0), ("max_reply_bytes", 1)):
+            _whole_number(name, getattr(self, name), least)
+        object.__setattr__(self, "socket_options", _socket_options(self.socket_options))
         if not isinstance(self.rng, random.Random):
             raise ConfigError("rng must be a random.Random")
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        if self.username is not None and self.password is None:
+            raise ConfigError("username needs a password")
+        if self.credentials is not None and self.password is not None:
+            raise ConfigError("give either username and password, or credentials")
 
 
 def options_from(given: ClusterOptions) -> Options:
@@ -182,7 +222,7 @@ def _whole_number(name: str, value: object, least: int) -> None:
         raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
 
-def _word(name: str, value: object) -> None:
+def word(name: str, value: object) -> None:
     """A str without control characters; the value itself is never shown: it may be secret."""
     if value is None:
         return
@@ -192,6 +232,23 @@ def _word(name: str, value: object) -> None:
         raise ConfigError(f"{name} has a control character or a lone surrogate in it")
     if name == "client_name" and (not value or " " in value):
         raise ConfigError("client_name must not be empty nor have blanks in it")
+
+
+def _socket_options(given: object) -> tuple[SocketOption, ...]:
+    if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+        raise ConfigError(f"socket_options must be a list of (level, name, value), not {type(given).__name__}")
+    for each in given:
+        kinds = [type(part) for part in each] if isinstance(each, tuple | list) else []
+        if kinds not in ([int, int, int], [int, int, bytes]):
+            raise ConfigError(
+                f"socket_options has {each!r}: each must be (level, name, value), numbers or bytes as value"
+            )
+    return tuple((level, name, value) for level, name, value in given)
+
+
+def _flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, not {type(value).__name__}")
 
 
 def _callback(name: str, value: object) -> None:

@@ -42,6 +42,11 @@ def _seed(seed: object) -> Address:
     raise ConfigError(f"a seed must be a str, an Address or a (host, port), not {type(seed).__name__}")
 
 
+_NOT_IN_A_URL = frozenset(
+    "rng credentials address_map socket_options tls on_connect on_disconnect on_event".split(),
+)
+
+
 def parse_url(url: str) -> tuple[str, ClusterOptions]:
     """The seed list and the options of `valkey://user:password@h1:p,h2:p/0?command_timeout=1.5`; `valkeys://` is TLS.
 
@@ -75,14 +80,23 @@ def _credentials(userinfo: str) -> dict[str, Any]:
 
 def _cast(name: str, text: str) -> object:
     """The text of a URL as the option's type."""
-    if name in ("connect_timeout", "command_timeout", "timeout"):
+    if name in ("connect_timeout", "command_timeout", "timeout", "refresh_interval"):
         return _number(name, text, float)
     if name in ("db", "protocol", "max_redirects", "max_reply_bytes"):
         return _number(name, text, int)
-    if name == "client_info" or name.startswith("danger_"):
+    if name in ("client_info", "mptcp") or name.startswith("danger_"):
         one_of(name, text.lower(), ("true", "false", "1", "0"))
         return text.lower() in ("true", "1")
-    if name in ("rng", "address_map", "tls", "on_connect", "on_disconnect", "on_event"):
+    if name in (
+        "rng",
+        "credentials",
+        "address_map",
+        "socket_options",
+        "tls",
+        "on_connect",
+        "on_disconnect",
+        "on_event",
+    ):
         raise ConfigError(f"{name} cannot be given in a URL")
     return text
 

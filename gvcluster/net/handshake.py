@@ -3,37 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from gvcluster._version import __version__
 from gvcluster.core.address import Address
-from gvcluster.errors import AuthFailed, ConnectFailed, GvClusterError, ReplyError
-from gvcluster.options import Options
+from gvcluster.errors import AuthFailed, ConfigError, ConnectFailed, GvClusterError, ReplyError
+from gvcluster.options import Options, word
 
 Ask = Callable[..., Any]  # ask(*args) sends one command and returns its reply, or the error that came instead
 
 
-def shake_hands(ask: Ask, options: Options, address: Address, expected_id: str | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who logs in, and with what; without a password nobody does."""
+
+    username: str | None
+    password: str | None = field(repr=False)
+
+
+def credentials_for(options: Options, address: Address) -> Credentials:
+    """What the options say, or what the user's function says now.
+
+    Raises:
+        ConnectFailed: the function raised, or returned something else.
+
+    Blocks: as long as that function does.
+    """
+    if options.credentials is None:
+        return Credentials(options.username, options.password)
+    try:
+        told = options.credentials(address)
+        username, password = (None, told) if isinstance(told, str) else told
+        if password is None:
+            raise ConfigError("the password must be a str, not NoneType")
+        word("the user name", username)
+        word("the password", password)
+    except Exception as cause:
+        text = f"no credentials for {address}: the function raised {type(cause).__name__}"
+        if isinstance(cause, TypeError | ValueError):
+            text = f"no credentials for {address}: the function must return a password or (user name, password)"
+        raise ConnectFailed(text, address=address) from cause
+    return Credentials(username, password)
+
+
+def shake_hands(ask: Ask, options: Options, who: Credentials, address: Address, expected_id: str | None = None) -> None:
     """Make the connection ours. AUTH always comes first and alone: nothing is sent before it has succeeded.
 
     Args:
+        ask: sends one command and returns its reply, or the error that came instead.
+        options: protocol, database, names.
+        who: logs in.
+        address: of the node, for errors.
         expected_id: the id of the node that the slot map has at this address; None: do not ask.
 
     Raises:
         AuthFailed: the node does not let this user in.
         ConnectFailed: the node refused something else, or is not the expected one, or the connection ended.
     """
-    ask = _discreet(ask, options.password)
-    _introduce(ask, options, address)
+    ask = _discreet(ask, who.password)
+    _introduce(ask, options, who, address)
     if expected_id is not None:
         _identify(ask, address, expected_id)
 
 
-def _introduce(ask: Ask, options: Options, address: Address) -> None:
+def _introduce(ask: Ask, options: Options, who: Credentials, address: Address) -> None:
     if options.protocol == 3:
-        _hello(ask, options, address)
-    elif options.password is not None:
-        _must(ask(*_auth(options)), "AUTH", address)
+        _hello(ask, who, address)
+    elif who.password is not None:
+        _must(ask(*_auth(who)), "AUTH", address)
     if options.db:
         _must(ask("SELECT", options.db), f"SELECT {options.db}", address)
     if options.client_name is not None:
@@ -73,12 +111,12 @@ def _identify(ask: Ask, address: Address, expected_id: str) -> None:
         )
 
 
-def _hello(ask: Ask, options: Options, address: Address) -> None:
-    auth = ("AUTH", options.username or "default", options.password) if options.password is not None else ()
+def _hello(ask: Ask, who: Credentials, address: Address) -> None:
+    auth = ("AUTH", who.username or "default", who.password) if who.password is not None else ()
     reply = ask("HELLO", 3, *auth)
     if isinstance(reply, ReplyError) and _knows_no_hello(reply):
         # A server without HELLO, or without RESP3: RESP2 serves as well.
-        reply = ask(*_auth(options)) if auth else ask("PING")
+        reply = ask(*_auth(who)) if auth else ask("PING")
     _must(reply, "HELLO 3", address)
 
 
@@ -86,8 +124,8 @@ def _knows_no_hello(error: ReplyError) -> bool:
     return error.code == "NOPROTO" or "unknown command" in error.message.lower()
 
 
-def _auth(options: Options) -> tuple[str, ...]:
-    words = (options.username, options.password) if options.username else (options.password,)
+def _auth(who: Credentials) -> tuple[str, ...]:
+    words = (who.username, who.password) if who.username else (who.password,)
     return ("AUTH", *(word for word in words if word is not None))
 
 

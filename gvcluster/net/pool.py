@@ -14,7 +14,7 @@ from gvcluster.core.resp import encode
 from gvcluster.core.retry import LONGEST_WAIT, backoff
 from gvcluster.errors import AuthFailed, ConnectFailed, GvClusterError
 from gvcluster.net.dial import Connection, dial
-from gvcluster.net.handshake import shake_hands
+from gvcluster.net.handshake import credentials_for, shake_hands
 from gvcluster.net.loop import HubLoop, remaining
 from gvcluster.net.multiplexed import MultiplexedConnection
 from gvcluster.net.opening import Opening
@@ -176,11 +176,13 @@ class NodePool:
         deadline = monotonic() + options.connect_timeout
         peer, connection = Connection(self.address, purpose), None
         try:
-            transport = self._wait_transport(dial(peer, deadline, options.on_connect, self._loop), deadline)
+            with self._loop.only_here():
+                who = credentials_for(options, self.address)
+            transport = self._wait_transport(dial(peer, deadline, options, self._loop), deadline)
             connection = MultiplexedConnection(transport, self._loop, peer, self._on_lost)
             connection.hoard.most = options.max_reply_bytes
             expected_id = self._state.id_expected_at(self.address)
-            shake_hands(partial(_ask, connection, deadline), options, self.address, expected_id)
+            shake_hands(partial(_ask, connection, deadline), options, who, self.address, expected_id)
         except BaseException as error:
             # Who aborts it is the user: by close(), or by leaving a call that needs a connection of its own.
             cause = None if isinstance(error, GreenletExit) else error

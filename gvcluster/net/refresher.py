@@ -13,7 +13,7 @@ from gvcluster.core.address import Address
 from gvcluster.core.resp import encode
 from gvcluster.core.topology import Topology, UnusableMap, parse_nodes, parse_slots
 from gvcluster.core.views import Verdict, View
-from gvcluster.errors import GvClusterError, TopologyUnavailable
+from gvcluster.errors import GvClusterError, ReplyError, ReplyTimeout, TopologyUnavailable
 from gvcluster.net.loop import HubLoop, remaining
 from gvcluster.net.nodes import Nodes
 from gvcluster.net.state import ClusterState
@@ -30,6 +30,8 @@ _SOURCES = MappingProxyType(
         "nodes": (encode(("CLUSTER", "NODES")), parse_nodes),
     }
 )
+
+_OTHER = MappingProxyType({"slots": "nodes", "nodes": "slots"})
 
 Accept = Callable[[View], Verdict]  # publish a map if it is to be believed
 
@@ -52,6 +54,7 @@ class Refresher:
         self.refreshes = 0
         self.until_ready = False
         self._state, self._loop, self._nodes, self._accept = state, loop, nodes, accept
+        self._source = state.options.topology_source  # the one that was answered last
         self._greenlet: gevent.Greenlet[..., None] | None = None
         self._wanted = False
         self._wanted_at = 0.0
@@ -212,15 +215,21 @@ class Refresher:
     def _ask_around(self, first: Address | None, begun: float) -> View:
         """The first usable map that anybody gives: any error means asking another."""
         failures: list[tuple[Address, Exception]] = []
-        for address in self._whom_to_ask(first):
+        asked = [(self._source, address) for address in self._whom_to_ask(first)]
+        for source, address in asked:  # which grows meanwhile
             if self._state.closed:
                 break
             if self._claim is not None:
                 self._claim.until = monotonic() + self._lease()
             try:
-                return View(self._ask(address), address, begun)
+                topology = self._ask(address, source)
             except (GvClusterError, UnusableMap) as error:
                 failures.append((address, error))
+                if source == self._source and _may_answer_the_other(error):
+                    asked.append((_OTHER[source], address))
+            else:
+                self._source = source
+                return View(topology, address, begun)
         raise TopologyUnavailable(_no_map(failures), failures=failures)
 
     def _whom_to_ask(self, first: Address | None) -> list[Address]:
@@ -237,17 +246,31 @@ class Refresher:
         known.sort(key=lambda address: (address == doubted, address not in pools or not pools[address].is_responsive()))
         return list(dict.fromkeys([*([first] if first is not None else []), *known, *seeds]))
 
-    def _ask(self, address: Address) -> Topology:
-        command, parse = _SOURCES[self._state.options.topology_source]
+    def _ask(self, address: Address, source: str) -> Topology:
+        command, parse = _SOURCES[source]
         patience = min(PATIENCE, self._state.command_timeout)
         # Connecting has its own limit, and at its end it says what was wrong: who has no map yet waits for that. Later
         # another node is asked instead: the fetch is one for all, and a frozen node must not hold up a promotion.
         limit = PATIENCE if self._state.topology is not None else self._state.options.connect_timeout + PATIENCE
-        lane = self._nodes.pool_at(address).wait_lane(monotonic() + limit)
-        reply = lane.call_within(command, monotonic() + patience)
+        pool = self._nodes.pool_at(address)
+        if source == self._source:
+            reply = pool.wait_lane(monotonic() + limit).call_within(command, monotonic() + patience)
+        else:
+            connection = pool.wait_exclusive(monotonic() + limit)
+            try:
+                reply = connection.call_within(command, monotonic() + patience)
+            finally:
+                connection.close()
         if isinstance(reply, GvClusterError):
             raise reply
         return parse(reply, address).readdressed(self._state.options.address_map)
+
+
+def _may_answer_the_other(error: Exception) -> bool:
+    """Whether the node lives, and only this question found no answer: the user may not ask it, or it takes too long."""
+    if isinstance(error, ReplyError):
+        return error.code == "NOPERM" or "unknown" in error.message.lower()
+    return isinstance(error, ReplyTimeout)
 
 
 def _no_map(failures: Sequence[tuple[Address, Exception]]) -> str:

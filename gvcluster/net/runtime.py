@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import deque
+from time import monotonic
+from typing import Any
 
 import gevent
 from gevent.event import Event as Signal
@@ -38,11 +40,14 @@ class Runtime:
         self.ended = Signal()
         self._untold: deque[Event] = deque()
         self._teller: gevent.Greenlet[..., None] | None = None
+        self._clock: Any = None
         if not hasattr(state.thread, "token"):
             state.thread.token = _Thread()
         self._thread = weakref.ref(state.thread.token, self._thread_ended)
         if state.topology is not None:
             self.nodes.adopt(state.topology, state.fetched)
+        if state.options.refresh_interval is not None:
+            self._wind_up(state.options.refresh_interval)
 
     def __repr__(self) -> str:
         return f"<Runtime of {self.hub!r}: {self.nodes}>"
@@ -93,8 +98,23 @@ class Runtime:
         self.nodes.adopt(topology, begun)
         self.refresher.tell_news()
 
+    def _wind_up(self, interval: float) -> None:
+        """Have a look at the slot map's age after about so many seconds. Clients must not all look at once."""
+        old, self._clock = self._clock, self.loop.timer(interval * (0.9 + 0.2 * self.state.options.rng.random()))
+        self._clock.start(self._on_clock, interval)
+        if old is not None:
+            self.loop.drop(old)
+
+    def _on_clock(self, interval: float) -> None:
+        if not self.state.closing:
+            self._wind_up(interval)
+            if monotonic() - self.state.fetched >= 0.8 * interval:  # another hub may have fetched one
+                self.refresher.schedule()
+
     def close(self, cause: BaseException | None = None) -> None:
         """End every connection and every wait now. Never switches."""
+        if self._clock is not None:
+            self.loop.drop(self._clock)
         self.nodes.close(cause)
         self.failover.close()
         self.refresher.close()
@@ -108,6 +128,8 @@ class Runtime:
 
     def abandon(self) -> None:
         """Let its connections go, for its hub will not end them. Never switches."""
+        if self._clock is not None:
+            self.loop.drop(self._clock)
         self.loop.abandon()
 
     def _thread_ended(self, _thread: object) -> None:

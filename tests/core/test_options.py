@@ -99,12 +99,22 @@ GOOD = [
     ("password", "p w:/@?#%\u2603"),
     ("client_name", "worker-1"),
     ("client_info", False),
+    ("refresh_interval", None),
+    ("refresh_interval", 60),
+    ("address_family", "prefer_ipv6"),
+    ("mptcp", True),
+    ("credentials", print),
     ("on_event", print),
     ("rng", random.SystemRandom()),
 ]
 BAD = [
     *((name, value) for name in ("connect_timeout", "command_timeout", "timeout") for value in (
         0, -1, -0.5, float("nan"), float("inf"), True, "1", None, b"1", [1], 1j)),
+    *(("refresh_interval", value) for value in (0, -1, float("inf"), True, "1")),
+    *(("address_family", value) for value in ("ip", "", None, 4)),
+    *(("socket_options", value) for value in (None, "", 1, {1: 2}, [1, 2, 1], [(1, 2)], [(1, 2, "1")], [(1, 2, True)])),
+    ("mptcp", 1),
+    *(("credentials", value) for value in ("me", ("me", SECRET), 1)),
     *(("protocol", value) for value in (0, 1, 4, "3", True, None)),
     *(("retry", value) for value in ("always", "Safe", "", True, None, 1)),
     *(("topology_source", value) for value in ("shards", "", None, True)),
@@ -125,6 +135,13 @@ def test_a_good_value_is_taken_as_it_is(name, value):
     assert getattr(options_from({name: value}), name) is value
 
 
+def test_socket_options_are_kept_as_they_are_now():
+    given = [[1, 2, 1], (6, 18, b"\x01\x02")]
+    options = options_from({"socket_options": given})
+    given.clear()
+    assert options.socket_options == ((1, 2, 1), (6, 18, b"\x01\x02"))
+
+
 @pytest.mark.parametrize(("name", "value"), BAD)
 def test_a_bad_value_is_refused_by_name(name, value):
     given = {name: value}
@@ -134,6 +151,11 @@ def test_a_bad_value_is_refused_by_name(name, value):
         options_from(given)
     assert isinstance(caught.value, ValueError)
     assert not caught.value.maybe_executed
+
+
+def test_credentials_and_a_password_at_once_are_refused():
+    with pytest.raises(ConfigError, match="credentials"):
+        options_from({"password": SECRET, "credentials": lambda _: SECRET})
 
 
 def test_a_username_without_a_password_is_refused_and_with_an_empty_one_is_not():

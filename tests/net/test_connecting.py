@@ -90,6 +90,38 @@ def test_every_address_of_a_name_is_tried(fake, make, calls, monkeypatch):
     assert connection.peername == ("127.0.0.1", port)
 
 
+@pytest.mark.parametrize(
+    ("family", "tried"),
+    [
+        ("any", ["::1", "127.0.0.1"]),
+        ("prefer_ipv6", ["::1", "127.0.0.1"]),
+        ("prefer_ipv4", ["127.0.0.1", "::1"]),
+        ("ipv6", ["::1"]),
+        ("ipv4", ["127.0.0.1"]),
+    ],
+)
+def test_addresses_of_a_name_are_tried_by_family(make, monkeypatch, family, tried):
+    monkeypatch.setattr(gevent.get_hub(), "resolver", TwoFaced())
+    met: list[str] = []
+
+    class Refusing(gevent.socket.socket):
+        def connect(self, address: Any) -> None:
+            met.append(address[0])
+            raise ConnectionRefusedError(f"{address[0]} refused")
+
+    monkeypatch.setattr(gevent.socket, "socket", Refusing)
+    cluster = make("two-faced.test:7", address_family=family)
+    with pytest.raises(ConnectFailed, match=f"{tried[-1]} refused"):
+        cluster.execute("PING", node="two-faced.test:7")
+    assert met == tried
+
+
+def test_a_family_that_an_address_does_not_have_is_named(fake, make):
+    cluster = make(address_family="ipv6")
+    with pytest.raises(ConnectFailed, match="no address for address_family='ipv6'"):
+        cluster.execute("PING", node=fake.nodes[0].address)
+
+
 def test_a_name_without_any_address_that_accepts_fails_with_the_last_reason(fake, make, calls, monkeypatch):
     monkeypatch.setattr(gevent.get_hub(), "resolver", TwoFaced())
     fake.nodes[0].stop()
@@ -140,6 +172,50 @@ def test_sockets_do_not_delay_small_commands_and_notice_dead_peers(make):
 
     make(on_connect=look).connect()
     assert told == [1, 1, 30_000]
+
+
+def test_socket_options_are_set_before_connecting_and_after_ours(fake, make, monkeypatch):
+    idle = (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 7)
+    reuse = (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    before: list[tuple[int, int]] = []
+
+    class Looking(gevent.socket.socket):
+        def connect(self, address: Any) -> None:
+            before.append((self.getsockopt(*idle[:2]), self.getsockopt(*reuse[:2])))
+            super().connect(address)
+
+    monkeypatch.setattr(gevent.socket, "socket", Looking)
+    make(str(fake.nodes[0].address), socket_options=[idle, reuse]).connect()
+    assert before == [(7, 1)]
+
+
+def test_a_socket_option_that_the_system_refuses_fails_the_attempt_and_is_named(fake, make):
+    cluster = make(socket_options=[(socket.IPPROTO_TCP, 9999, 1)])
+    with pytest.raises(ConnectFailed, match=r"socket option \(6, 9999\)") as caught:
+        cluster.execute("PING", node=fake.nodes[0].address)
+    assert isinstance(caught.value.__cause__, OSError | ConnectFailed)
+    assert fake.nodes[0].connections.accepted == 0
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_multipath_tcp_is_used_where_the_kernel_has_it(fake, make, calls, monkeypatch, has_it):
+    asked: list[int] = []
+
+    class Kernel(gevent.socket.socket):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            protocol = args[2] if len(args) > 2 else 0
+            asked.append(protocol)
+            if protocol == 262 and not has_it:
+                raise OSError(93, "Protocol not supported")
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(gevent.socket, "socket", Kernel)
+    node = fake.nodes[0]
+    cluster = make(str(node.address), mptcp=True, on_connect=calls.on_connect)
+    assert cluster.execute("SET", fake.key_at(node), "v") == b"OK"
+    assert asked[0] == 262
+    assert has_it or asked[1] == 0
+    assert calls.failures() == []
 
 
 # -- callbacks ---------------------------------------------------------------------------------------------------------

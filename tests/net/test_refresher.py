@@ -317,6 +317,55 @@ def test_the_map_can_be_taken_from_cluster_nodes(fake, make):
     assert sum(len(node.commands("CLUSTER NODES")) for node in fake.nodes) >= 2
 
 
+REFUSALS = [
+    b"-NOPERM User default has no permissions to run the 'cluster|slots' command\r\n",
+    b"-ERR unknown subcommand 'SLOTS'. Try CLUSTER HELP.\r\n",
+    b"-ERR Unknown subcommand or wrong number of arguments for 'SLOTS'\r\n",
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_source_that_is_refused_everywhere_gives_way_to_the_other_for_good(fake, make, refusal):
+    for node in fake.nodes:
+        node.on("CLUSTER SLOTS", refusal)
+    cluster = make()
+    cluster.connect()
+    assert {node.address for node in cluster.primaries()} == {node.address for node in fake.nodes}
+    assert sum(len(node.commands("CLUSTER SLOTS")) for node in fake.nodes) == 3
+    assert sum(len(node.commands("CLUSTER NODES")) for node in fake.nodes) == 1
+    asked = next(node for node in fake.nodes if node.commands("CLUSTER NODES"))
+    asked.wait_until(lambda: asked.connections == (2, 1))  # the second one was for the other source, and is closed
+    cluster.refresh()
+    assert sum(len(node.commands("CLUSTER SLOTS")) for node in fake.nodes) == 3
+    assert sum(len(node.commands("CLUSTER NODES")) for node in fake.nodes) == 2
+
+
+def test_a_source_that_takes_too_long_gives_way_to_the_other(fake, make):
+    for node in fake.nodes:
+        node.on("CLUSTER NODES", Delay(60, None))
+    cluster = make(str(fake.nodes[0].address), topology_source="nodes", command_timeout=0.1)
+    cluster.connect()
+    assert len(cluster.primaries()) == 3
+    assert len(fake.nodes[0].commands("CLUSTER SLOTS")) == 1
+
+
+def test_the_map_is_fetched_at_intervals_if_one_is_given(fake, make, maps):
+    cluster = make(refresh_interval=0.05)
+    cluster.connect()
+    maps.wait(4)
+    cluster.close()
+    gevent.sleep(0.2)
+    asked = len(maps.asked)
+    gevent.sleep(0.2)
+    assert len(maps.asked) == asked
+
+
+def test_without_an_interval_an_idle_client_asks_nobody(fake, make, maps):
+    make().connect()
+    gevent.sleep(0.3)
+    assert len(maps.asked) == 1
+
+
 def test_connections_live_on_by_address_when_the_map_changes(fake, make):
     cluster = make()
     keys = [fake.key_at(node) for node in fake.nodes]

@@ -24,7 +24,7 @@ from gvcluster.errors import ConfigError, ConnectFailed, RetriesExhausted, Topol
 from gvcluster.net.dial import Connection, dial
 from gvcluster.net.loop import HubLoop
 from gvcluster.net.tls import wait_tls
-from gvcluster.options import options_from
+from gvcluster.options import Options, options_from
 from gvcluster.testing.fake_connection import CommandReader
 from gvcluster.tls import Tls, tls_from
 
@@ -302,7 +302,7 @@ def test_a_stalled_handshake_ends_with_the_connect_timeout_and_closes_the_socket
 def test_a_kill_in_the_handshake_leaves_nothing_open_and_is_passed_on_as_it_is(silent, error):
     address = Address(*silent.getsockname())
     tls, loop = Tls(ssl.create_default_context()), HubLoop(gevent.get_hub())
-    sock = dial(Connection(address, "multiplexed"), monotonic() + 5, None, loop)
+    sock = dial(Connection(address, "multiplexed"), monotonic() + 5, Options(), loop)
     thrown = error()
     waiting = gevent.spawn(wait_tls, sock, loop, tls, (address, None), monotonic() + 5)
     accepted, _ = silent.accept()
@@ -317,7 +317,7 @@ def test_a_kill_in_the_handshake_leaves_nothing_open_and_is_passed_on_as_it_is(s
 def test_a_fork_in_the_handshake_leaves_it_to_the_parent(silent):
     address = Address(*silent.getsockname())
     tls, loop = Tls(ssl.create_default_context()), HubLoop(gevent.get_hub())
-    sock = dial(Connection(address, "multiplexed"), monotonic() + 5, None, loop)
+    sock = dial(Connection(address, "multiplexed"), monotonic() + 5, Options(), loop)
     waiting = gevent.spawn(wait_tls, sock, loop, tls, (address, None), monotonic() + 0.2)
     accepted, _ = silent.accept()
     with accepted:
