@@ -100,8 +100,8 @@ class Options:
     retry: "safe" repeats only what is proved not executed or read-only; "never" repeats nothing (redirects are
         followed all the same: a redirected command was not executed).
     rng: chooses nodes and jitter; seed it to reproduce a run.
-    topology_source: "slots" (CLUSTER SLOTS) or "nodes" (CLUSTER NODES). Where no node answers the one in time, or all
-        refuse it, they are asked for the other, over new connections.
+    topology_source: "slots" (CLUSTER SLOTS) or "nodes" (CLUSTER NODES). Where all nodes refuse the one, or
+        at the start none answers it in time, they are asked for the other, over new connections.
     refresh_interval: fetch the slot map every so many seconds (10 % more or less), also where nothing seems wrong.
         None: only when something hints at a change, which is enough for the commands to arrive.
     address_family: "any" tries the addresses of a name in the order of the resolver, "prefer_ipv4" and "prefer_ipv6"

@@ -66,7 +66,9 @@ class HubLoop:
     ever in the child, even if a copied timer or a copied `gevent.Timeout` wakes it.
     """
 
-    __slots__ = ("__weakref__", "_loop", "_sockets", "_turn", "_turn_ends", "hub", "is_copy", "park", "soon")
+    __slots__ = (
+        "__weakref__", "_is_libuv", "_loop", "_sockets", "_turn", "_turn_ends", "hub", "is_copy", "park", "soon",
+    )  # fmt: skip
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
@@ -74,6 +76,7 @@ class HubLoop:
         self.park: Callable[[], Any] = hub.switch
         self.soon: Callable[..., Any] = hub.loop.run_callback
         self._loop: Any = hub.loop  # a destroyed hub forgets it
+        self._is_libuv = "libuv" in type(hub.loop).__module__
         self._sockets: WeakSet[Abandoned] = WeakSet()
         # A callback that does nothing, in C: once it is no longer pending, another turn of the loop has begun.
         self._turn = self.soon(int)
@@ -171,6 +174,23 @@ class HubLoop:
                 watcher.stop()
                 watcher.close()
 
+    def end(self, *watchers: Any, then: Callable[[], object] | None = None) -> None:
+        """Stop and close watchers and timers for good, then do something. Never switches.
+
+        While libuv calls us it keeps lists of what is ready on the C stack of the hub, which is swapped out while a
+        greenlet runs: who stops a ready timer or closes a ready socket there, writes into a stranger's stack. The hub
+        itself must do it, a moment later. What goes off meanwhile must find out that it is not wanted any more.
+        """
+        if self._is_libuv and getcurrent() is not self.hub and self.hub is get_hub_if_exists():
+            self.soon(self._end, watchers, then)
+        else:
+            self._end(watchers, then)
+
+    def _end(self, watchers: tuple[Any, ...], then: Callable[[], object] | None) -> None:
+        self.drop(*watchers)
+        if then is not None:
+            then()
+
     # -- watchers -----------------------------------------------------------------------------------------------------
 
     def io(self, fd: int, events: int) -> Any:
@@ -190,7 +210,7 @@ class HubLoop:
                 strike before the first line of what the timer calls.
             ref: whether it keeps the loop alive.
         """
-        if "libuv" in type(self.hub.loop).__module__:
+        if self._is_libuv:
             again = 0.0  # gevent stops a timer there whose callback raises; stopping it once more crashed in C
         return self.hub.loop.timer(max(TICK, after) if after else 0, again, ref=ref)
 

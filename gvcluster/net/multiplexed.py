@@ -198,6 +198,8 @@ class MultiplexedConnection:
             self._rest = memoryview(line[-1].data)[-unsent:]
 
     def _on_writable(self) -> None:
+        if self.closed:
+            return
         try:
             self._rest = self._rest[self._send(self._rest) :]
             self._heard = monotonic()
@@ -217,6 +219,8 @@ class MultiplexedConnection:
 
     def _on_readable(self) -> None:
         """Read what is there and wake whom it belongs to."""
+        if self.closed:
+            return
         try:
             count = self._recv_into(self._buffer)
             if not count:
@@ -365,8 +369,7 @@ class MultiplexedConnection:
     def _clear_away(self) -> None:
         self.closed = True
         self._transport.close()
-        self._again.stop()
-        self._again.close()
+        self._loop.end(self._again)
         self._watch.stop()
         self._fail_all()
         if not self._is_told:

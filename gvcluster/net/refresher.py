@@ -225,7 +225,7 @@ class Refresher:
                 topology = self._ask(address, source)
             except (GvClusterError, UnusableMap) as error:
                 failures.append((address, error))
-                if source == self._source and _may_answer_the_other(error):
+                if source == self._source and self._may_answer_the_other(error):
                     asked.append((_OTHER[source], address))
             else:
                 self._source = source
@@ -246,6 +246,12 @@ class Refresher:
         known.sort(key=lambda address: (address == doubted, address not in pools or not pools[address].is_responsive()))
         return list(dict.fromkeys([*([first] if first is not None else []), *known, *seeds]))
 
+    def _may_answer_the_other(self, error: Exception) -> bool:
+        """Whether only this question found no answer: the user may not ask it, or it takes too long from the start."""
+        if isinstance(error, ReplyError):
+            return error.code == "NOPERM" or "unknown" in error.message.lower()
+        return isinstance(error, ReplyTimeout) and self._state.topology is None
+
     def _ask(self, address: Address, source: str) -> Topology:
         command, parse = _SOURCES[source]
         patience = min(PATIENCE, self._state.command_timeout)
@@ -264,13 +270,6 @@ class Refresher:
         if isinstance(reply, GvClusterError):
             raise reply
         return parse(reply, address).readdressed(self._state.options.address_map)
-
-
-def _may_answer_the_other(error: Exception) -> bool:
-    """Whether the node lives, and only this question found no answer: the user may not ask it, or it takes too long."""
-    if isinstance(error, ReplyError):
-        return error.code == "NOPERM" or "unknown" in error.message.lower()
-    return isinstance(error, ReplyTimeout)
 
 
 def _no_map(failures: Sequence[tuple[Address, Exception]]) -> str:

@@ -103,7 +103,7 @@ class Runtime:
         old, self._clock = self._clock, self.loop.timer(interval * (0.9 + 0.2 * self.state.options.rng.random()))
         self._clock.start(self._on_clock, interval)
         if old is not None:
-            self.loop.drop(old)
+            self.loop.end(old)
 
     def _on_clock(self, interval: float) -> None:
         if not self.state.closing:
@@ -114,7 +114,7 @@ class Runtime:
     def close(self, cause: BaseException | None = None) -> None:
         """End every connection and every wait now. Never switches."""
         if self._clock is not None:
-            self.loop.drop(self._clock)
+            self.loop.end(self._clock)
         self.nodes.close(cause)
         self.failover.close()
         self.refresher.close()

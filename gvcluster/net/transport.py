@@ -33,10 +33,7 @@ class PlainTransport:
 
     def close(self) -> None:
         """Stop the watchers, then close the socket: libuv aborts the process if the order is the other one."""
-        for watcher in (self.readable, self.writable):
-            watcher.stop()
-            watcher.close()
-        self._socket.close()
+        self._loop.end(self.readable, self.writable, then=self._socket.close)
 
     def abandon(self) -> None:
         """Close the socket first: libuv asks the kernel at once to stop watching it, and in a forked child that is the

@@ -44,15 +44,12 @@ class Watch:
         timer = self._loop.timer(after, again=max(after, SHORTEST))
         timer.start(self._on_timer, timer, update=True)
         old, self._timer = self._timer, timer
-        old.stop()
-        old.close()
+        self._loop.end(old)
 
     def stop(self) -> None:
         """Stop the timer for good, or until the next start."""
         self.is_running = False
-        timer = self._timer  # a finalizer that calls may start another one meanwhile, which is not ours to close
-        timer.stop()
-        timer.close()
+        self._loop.end(self._timer)
 
     def abandon(self) -> None:
         """Stop the timer, if its loop is still there."""
@@ -70,8 +67,7 @@ class Watch:
             timer.start(self._on_deadline, waiter, timer, update=True)
             return wait(waiter)
         finally:
-            timer.stop()
-            timer.close()
+            self._loop.end(timer)
 
     def _on_deadline(self, waiter: Waiter, timer: Any) -> None:
         """A waiter's own timer has gone off."""
@@ -84,9 +80,12 @@ class Watch:
 
     def _on_timer(self, timer: Any) -> None:
         """The timer that the calls share has gone off."""
-        if timer is not self._timer:
+        if timer is self._timer and self.is_running:
+            self._look_after_calls()
+        else:
             timer.stop()
-            return
+
+    def _look_after_calls(self) -> None:
         connection = self._connection
         connection.look()
         if not connection.in_flight:

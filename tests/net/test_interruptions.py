@@ -13,6 +13,7 @@ import contextlib
 import dis
 import gc
 import itertools
+import os
 import sys
 import time
 from collections import Counter
@@ -33,6 +34,10 @@ from gvcluster.net.watch import Watch
 from gvcluster.testing.answers import NOT_HANDLED, Pieces, Reset
 from gvcluster.testing.fake import FakeCluster
 from gvcluster.testing.fake_connection import FakeConnection
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("GEVENT_LOOP") == "libuv", reason="gevent's own libuv loop: see docs/decisions/0003-libuv.md"
+)
 
 PATIENCE = 0.25  # seconds, of a call
 MARGIN = 0.25
@@ -232,7 +237,7 @@ class Scene:
         self.greenlets = [gevent.spawn(self._traced, next(self._names)) for _ in range(self.greenlets_per_run)]
         end = time.monotonic() + PATIENCE * 2 + MARGIN
         while time.monotonic() < end and any(not greenlet.dead for greenlet in self.greenlets):
-            with contextlib.suppress(Alarm):  # with libuv, gevent throws what is raised in the hub to the main greenlet
+            with contextlib.suppress(Alarm):
                 gevent.joinall(self.greenlets, timeout=max(0.001, end - time.monotonic()))
         sys.settrace(None)
         self.hub.loop.run_callback(sys.settrace, None)
@@ -275,8 +280,6 @@ class Scene:
 
     def interrupt_everywhere(self, act: Callable[[], object], runs: int | None = None) -> None:
         """Count the points, then act at each of them, or at so many of them; none may do harm."""
-        if act.__name__ == "raise_alarm" and "libuv" in type(get_hub().loop).__module__:
-            pytest.skip("with libuv, gevent throws what a callback raises at the main greenlet, and stops its timer")
         passed = []
         for _ in range(4):
             assert self.run(0, act) == []
@@ -317,12 +320,6 @@ def scene(one_node, connect_to, quiet_collector) -> Iterator[Callable[..., Scene
     yield make
     del hub.NOT_ERROR
     sys.settrace(before)
-
-
-def skip_if_timers_end_when_they_raise(act: str) -> None:
-    """With libuv, gevent stops a timer for good whose callback raises: who is told by it waits for the next call."""
-    if act == "raise_alarm" and "libuv" in type(get_hub().loop).__module__:
-        pytest.skip("with libuv, gevent stops a timer whose callback raises")
 
 
 ACTS = [Scene.raise_alarm, Scene.collect_and_call, Scene.collect_and_wait, Scene.collect_and_kill]
@@ -371,7 +368,6 @@ def test_nor_does_it_where_the_turn_is_over_before_all_are_woken(scene, act):
 
 @every_act
 def test_nor_does_it_while_a_lost_connection_is_cleared_away(scene, act):
-    skip_if_timers_end_when_they_raise(act)
     all_is_well = scene()
     all_is_well.work, all_is_well.greenlets_per_run = all_is_well.write, 3
     all_is_well.reset_at = 2
@@ -381,7 +377,6 @@ def test_nor_does_it_while_a_lost_connection_is_cleared_away(scene, act):
 
 @every_act
 def test_nor_does_it_while_a_silent_node_is_found_out(scene, act):
-    skip_if_timers_end_when_they_raise(act)
     all_is_well = scene(SILENCE, command_timeout=0.03, timeout=0.03)
     all_is_well.work, all_is_well.greenlets_per_run = all_is_well.write, 3
     all_is_well.is_silent = True
