@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     seconds, greenlets = _between(float, 5, 3600), _between(int, 3, 10_000)
     add("--nodes", type=_target, metavar="H:P,…", help="your cluster: some of its nodes, or a URL (valkeys:// is TLS)")
-    add("--seconds", type=seconds, default=20.0, metavar="S", help="of work, 5 to 3600 (default 20)")
+    add("--seconds", type=seconds, default=20.0, metavar="S", help="of work, at least; 5 to 3600 (default 20)")
     add("--greenlets", type=greenlets, default=500, metavar="N", help="3 to 10000 (default 500)")
     add("--seed", type=int, metavar="N", help="to have the same victim and the same commands again")
     add("--server", metavar="NAME", help=f"what to start (default {_DEFAULT_SERVER})")

@@ -155,7 +155,7 @@ class Picture(Screen):
             ProgressBar(
                 self._seconds, min(status.elapsed, self._seconds), _BAR, complete_style="cyan", finished_style="cyan"
             ),
-            f"{status.elapsed:.0f} of {self._seconds:g} s",
+            f"{status.elapsed:.0f} of {max(self._seconds, status.elapsed):.0f} s",
             f"{status.rate:,.0f} commands/s",
             Text(f"errors {status.errors:,}", "yellow" if status.errors else ""),
             Text(f"wrong replies {status.wrong:,}", "bold red" if status.wrong else "green"),
