@@ -143,8 +143,9 @@ def _speed(load: Load, seconds: float, waited: str) -> Iterator[Row]:
     yield Row("latency p99", _milliseconds(took.percentile(99)), "ms")
     yield Row("latency max", _milliseconds(took.percentile(100)), "ms", waited)
     if meanwhile.count:
-        yield Row("other shards p99", _milliseconds(meanwhile.percentile(99)), "ms", "latency while one was down")
-        yield Row("other shards max", _milliseconds(meanwhile.percentile(100)), "ms", "latency while one was down")
+        remark = "while one was down: for a moment the servers refuse all"
+        yield Row("other shards p99", _milliseconds(meanwhile.percentile(99)), "ms", remark)
+        yield Row("other shards max", _milliseconds(meanwhile.percentile(100)), "ms", remark)
 
 
 def _service(whose: str, seconds: float | None, remark: str) -> Row:
