@@ -1,33 +1,37 @@
-"""The demo's course: a cluster, many greenlets, the death of a primary, and what the greenlets notice of it."""
+"""The demo's course: a cluster, many greenlets, what befalls the cluster, and what the greenlets notice of it."""
 
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from functools import partial
 from time import monotonic
 
 import gevent
 
+from gvcluster import Cluster
 from gvcluster._version import __version__
+from gvcluster.cli.acts import Acts
 from gvcluster.cli.load import CALL_TIMEOUT, Load, Plan
 from gvcluster.cli.meter import Meter
 from gvcluster.cli.probe import Probe
 from gvcluster.cli.screen import Screen, open_screen
 from gvcluster.cli.shards import Shard
-from gvcluster.cli.summary import Outcome, objections, rows
+from gvcluster.cli.signals import signals_to_this_greenlet
+from gvcluster.cli.summary import PRAISE, Outcome, objections, phases, rows
+from gvcluster.cli.tally import Phase
+from gvcluster.options import ClusterOptions
 from gvcluster.testing import LocalCluster
-
-__all__ = ["Plan", "run"]
 
 NODE_TIMEOUT = 2.0
 # Seconds that the servers and the client get for a failover; 3 to 4 are normal.
 _PATIENCE = 20.0
 # Seconds within which the client notices that a connection has ended.
 _NOTICE = 1.0
-# Seconds that the load goes on at least when the shard is back: how it goes on is part of the story.
-_AFTERMATH = 2.0
+# Seconds that the load goes on at least between two events: how it goes on is part of the story.
+_AFTERMATH = 1.5
+# When the events are due, as parts of the whole time. An outage of 3 to 4 s follows the first.
+_KILL, _FAIL_OVER, _ONE_BY_ONE, _AT_ONCE = 1 / 6, 1 / 2, 2 / 3, 5 / 6
 
 
 def run(plan: Plan, *, plain: bool) -> int:
@@ -50,15 +54,20 @@ def run(plan: Plan, *, plain: bool) -> int:
         f"gvcluster {__version__} demo",
         f"{plan.server}, 3 + 3 nodes, {plan.greenlets:,} greenlets, seed {plan.seed}",
     )
-    with _signals_to_this_greenlet():
+    with signals_to_this_greenlet():
         began = monotonic()
         with LocalCluster(plan.server, node_timeout=NODE_TIMEOUT) as servers:
             screen.tell(
                 f"started 3 primaries and 3 replicas in {monotonic() - began:.1f} s; node timeout {NODE_TIMEOUT:g} s"
             )
-            with Load(plan, servers.seeds, screen.tell) as load:
+            with Load(plan, partial(_client, servers.seeds), screen.tell) as load:
                 _introduce(plan, screen)
                 return _Demo(plan, screen, servers, load).play()
+
+
+def _client(seeds: str, observers: ClusterOptions) -> Cluster:
+    observers["client_name"] = "gvcluster-demo"
+    return Cluster(seeds, **observers)
 
 
 def _introduce(plan: Plan, screen: Screen) -> None:
@@ -82,23 +91,38 @@ class _Demo:
         screen.start_clock()
         with screen.live():
             load.spawn(self._report)
-            if not load.ended.wait(self.plan.kill_at):
-                self._kill()
+            for part, event in self._course():
+                due = self.began + part * self.plan.seconds
+                if not load.ended.wait(max(due - monotonic(), _AFTERMATH if part > _KILL else 0.0)):
+                    event()
             seconds, stuck = self._end()
         outcome = Outcome(self.victim, seconds, self._servers_took(), self._client_took(), stuck)
+        screen.phases(phases(load.tally))
         screen.table(rows(load, outcome))
         reasons = list(objections(load, outcome))
-        screen.verdict(reasons)
+        screen.verdict(reasons, PRAISE)
         return 1 if reasons else 0
+
+    def _course(self) -> Iterator[tuple[float, Callable[[], None]]]:
+        """What happens when. The shard whose primary is killed has no replica afterwards, and is left alone."""
+        yield _KILL, self._kill
+        acts = Acts(self.load, self.servers, self.screen.tell)
+        first, second, *_ = (shard for shard in self.load.shards if shard is not self.victim)
+        yield _FAIL_OVER, partial(acts.fail_over, first)
+        yield _ONE_BY_ONE, partial(acts.move_one_by_one, second, first)
+        if self.servers.server.has_atomic_moves:
+            yield _AT_ONCE, partial(acts.move_at_once, second, first)
 
     def _kill(self) -> None:
         """Kill a primary, and wait until its shard is back."""
         load = self.load
         self.victim = shard = load.choose_victim()
+        phase = Phase("kill -9")
         node = self.servers.node_at(shard.primary)
         self.probe = Probe(self.servers.replicas_of(node), f"{{{shard.tag}}}:probe")
         load.spawn(self.probe.run)
         load.spawn(self._tell_recovery, shard, self.probe)
+        load.begin(phase)
         shard.kill(monotonic())
         load.tally.is_one_out = True
         self.servers.kill(node)
@@ -108,6 +132,7 @@ class _Demo:
             shard.is_lost.set()
         gevent.wait([shard.is_back, load.ended], timeout=_PATIENCE, count=1)
         load.tally.is_one_out = False
+        phase.took = monotonic() - shard.killed_at
 
     def _tell_recovery(self, shard: Shard, probe: Probe) -> None:
         probe.accepted.wait()
@@ -118,10 +143,7 @@ class _Demo:
 
     def _end(self) -> tuple[float, int]:
         """Let the load run to its end. Returns how long it has run, and how many of its greenlets are stuck."""
-        ends = self.began + self.plan.seconds
-        if self.victim is not None:
-            ends = max(ends, self.victim.back_at + _AFTERMATH)
-        self.load.ended.wait(max(0.0, ends - monotonic()))
+        self.load.ended.wait(max(_AFTERMATH, self.began + self.plan.seconds - monotonic()))
         seconds = monotonic() - self.began
         return seconds, self.load.finish(CALL_TIMEOUT + _NOTICE)
 
@@ -139,19 +161,3 @@ class _Demo:
         if self.victim is None or not self.victim.is_back.is_set():
             return None
         return self.victim.back_at - self.victim.killed_at
-
-
-@contextmanager
-def _signals_to_this_greenlet() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end this greenlet, which cleans up, and not whatever happens to run when they come."""
-    here = gevent.getcurrent()
-    wanted = {signal.SIGINT: KeyboardInterrupt(), signal.SIGTERM: SystemExit(128 + signal.SIGTERM)}
-    before = {number: signal.getsignal(number) for number in wanted}
-    watchers = [gevent.signal_handler(number, gevent.kill, here, error) for number, error in wanted.items()]
-    try:
-        yield
-    finally:
-        for watcher in watchers:
-            watcher.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -19,6 +19,8 @@ from gvcluster.cli.summary import Row
 
 # Columns where there is no terminal to ask.
 _WIDTH = 100
+# With more shards than that only their sum is shown, or the first.
+_COLUMNS, _LINES = 5, 16
 _BARS = " ▁▂▃▄▅▆▇█"
 # All fits into 80 columns. The little diagrams go back 5.5 s.
 _HISTORY, _BAR = 22, 20
@@ -65,8 +67,9 @@ class Screen:
 
     def show(self, status: Status) -> None:
         """How the load is doing."""
-        names = ["commands/s", *(f"shard {shard.number}" for shard in status.shards), "errors", "wrong replies"]
-        values = [status.rate, *(shard.rate for shard in status.shards), status.errors, status.wrong]
+        shards = status.shards if len(status.shards) <= _COLUMNS else ()
+        names = ["commands/s", *(f"shard {shard.number}" for shard in shards), "errors", "wrong replies"]
+        values = [status.rate, *(shard.rate for shard in shards), status.errors, status.wrong]
         if not self._has_header:
             self._has_header = True
             self.console.print(f"{'':7}" + "".join(f"  {name:>10}" for name in names), soft_wrap=True)
@@ -82,15 +85,28 @@ class Screen:
         table.add_column(style="dim")
         for row in rows:
             table.add_row(Text(row.name), Text(row.value), Text(row.unit), Text(row.remark))
+        self._print(table)
+        self.console.file.write("\n")
+
+    def _print(self, table: Table) -> None:
         with self.console.capture() as capture:
             self.console.print(table)
-        self.console.file.write("\n" + "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()) + "\n")
+        self.console.file.write("\n" + "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
 
-    def verdict(self, objections: list[str]) -> None:
+    def phases(self, lines: Iterable[tuple[str, ...]]) -> None:
+        """The table of the course; the first line is its heading."""
+        heading, *lines = lines
+        table = Table(box=None, show_header=True, header_style="dim", pad_edge=False, padding=(0, 1))
+        for column, name in enumerate(heading):
+            table.add_column(name, justify="right" if column else "left", no_wrap=True)
+        for line in lines:
+            table.add_row(*map(Text, line))
+        self._print(table)
+
+    def verdict(self, objections: list[str], praise: str) -> None:
         """The last lines."""
         if not objections:
-            text = "All is well: no wrong reply, and no error but those of writes that may have run."
-            self.console.print(text, style=_STYLES["good"], soft_wrap=True)
+            self.console.print(praise, style=_STYLES["good"], soft_wrap=True)
         for objection in objections:
             self.console.print(Text(f"FAILED: {objection}", _STYLES["bad"]), soft_wrap=True)
 
@@ -121,7 +137,7 @@ class Picture(Screen):
         table = Table.grid(padding=(0, 2))
         for justify in ("left", "left", "left", "right", "left"):
             table.add_column(justify=justify, no_wrap=True)
-        for shard in status.shards:
+        for shard in status.shards[:_LINES]:
             colour = "red" if shard.is_out else "green"
             bars = "".join(_BARS[round(rate / highest * 8)] for rate in self._history[shard.number])
             table.add_row(
@@ -139,7 +155,7 @@ class Picture(Screen):
             ProgressBar(
                 self._seconds, min(status.elapsed, self._seconds), _BAR, complete_style="cyan", finished_style="cyan"
             ),
-            f"{status.elapsed:.0f} of {self._seconds:g} s",
+            f"{status.elapsed:.0f} of {max(self._seconds, status.elapsed):.0f} s",
             f"{status.rate:,.0f} commands/s",
             Text(f"errors {status.errors:,}", "yellow" if status.errors else ""),
             Text(f"wrong replies {status.wrong:,}", "bold red" if status.wrong else "green"),

@@ -17,6 +17,7 @@ class Shard:
             values are legal then. A call that begins in an epoch is not answered by a node of the one before.
         answered: How many commands got their reply.
         killed_at: When its primary was sent SIGKILL.
+        handed_over: The node that served it before it was told to hand it over.
         is_lost: Set when the connection to the killed primary has ended: all replies after it are its successor's.
         is_back: Set by the first of these.
     """
@@ -28,7 +29,9 @@ class Shard:
         self.killed: Address | None = None
         self.killed_at = self.back_at = 0.0
         self.is_lost, self.is_back = Event(), Event()
+        self.handed_over: Address | None = None
         self._heirs = 0
+        self._ordered: Address | None = None
 
     def __repr__(self) -> str:
         return f"<Shard {self.number} {self.primary} epoch {self.epoch}>"
@@ -58,11 +61,18 @@ class Shard:
         if address == self.killed:
             self.is_lost.set()
 
+    def hand_over(self, heir: Address) -> None:
+        """Note that the primary is about to be told to hand over to a replica: nothing may get lost."""
+        self.handed_over, self._ordered = self.primary, heir
+
     def serve(self, primary: Address) -> bool:
         """Note what a slot map says. Returns whether it was a failover that nobody has ordered."""
         if primary == self.primary:
             return False
         self.primary = primary
+        if primary == self._ordered:
+            self._ordered = None
+            return False
         self._heirs += 1
         if self.killed is not None and self._heirs == 1:
             return False

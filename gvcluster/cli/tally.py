@@ -46,6 +46,34 @@ class Kind:
     ambiguous: int = 0
 
 
+class Phase:
+    """A part of the demo's course: what became of the calls that ended in it.
+
+    Attributes:
+        name: What happened, in a few words.
+        is_planned: Whether it is something that an administrator orders, which promises that no call fails.
+        took: Seconds that the event itself has taken; None if it is not over, or is no event.
+        redirects: How many were followed meanwhile.
+        errors: How many calls failed; `first_error` is the first, in words.
+        problem: Why the event did not happen, if it did not.
+    """
+
+    def __init__(self, name: str, *, is_planned: bool = False) -> None:
+        self.name, self.is_planned = name, is_planned
+        self.took: float | None = None
+        self.redirects = self.errors = 0
+        self.first_error = self.problem = ""
+        self.latencies = Latencies()
+
+    def __repr__(self) -> str:
+        return f"<Phase {self.name}: {self.latencies.count} calls, {self.errors} errors>"
+
+    @property
+    def commands(self) -> int:
+        """How many were executed, those that failed included."""
+        return self.latencies.count
+
+
 class Tally:
     """What the workers have met so far.
 
@@ -53,6 +81,7 @@ class Tally:
         latencies: Of all calls.
         meanwhile: Of the calls to the other shards while one was without service.
         is_one_out: Whether one is.
+        phases: Of the course; the last one is under way.
         errors: By kind.
         wrong: How many replies no correct client could have returned.
         lost: Acknowledged writes that a failover has lost.
@@ -62,6 +91,7 @@ class Tally:
     def __init__(self) -> None:
         self.latencies, self.meanwhile = Latencies(), Latencies()
         self.is_one_out = False
+        self.phases = [Phase("calm")]
         self.errors: defaultdict[str, Kind] = defaultdict(Kind)
         self.bad = self.wrong = self.lost = 0
         self.wrong_replies: list[str] = []
@@ -80,9 +110,14 @@ class Tally:
         """How many ended with an error."""
         return sum(kind.count for kind in self.errors.values())
 
+    def begin(self, phase: Phase) -> None:
+        """Calls that end from now on belong to another phase."""
+        self.phases.append(phase)
+
     def took(self, seconds: float, *, hit: bool) -> None:
         """Note how long a call took; `hit`: it went to the shard whose primary was killed."""
         self.latencies.add(seconds)
+        self.phases[-1].latencies.add(seconds)
         if self.is_one_out and not hit:
             self.meanwhile.add(seconds)
 
@@ -91,6 +126,9 @@ class Tally:
         name = type(error).__name__
         kind = self.errors[f"{name} {error.code}" if isinstance(error, ReplyError) else name]
         kind.count += 1
+        phase = self.phases[-1]
+        phase.errors += 1
+        phase.first_error = phase.first_error or f"{command}: {name}: {error}"
         if error.maybe_executed and not read:
             kind.ambiguous += 1
             return

@@ -36,11 +36,11 @@ class Worker:
 
     def __init__(self, number: int, shard: Shard, tag: str, cluster: Client, tally: Tally, rng: random.Random) -> None:
         name = f"{tag}:{number}"
-        self.number, self.shard = number, shard
+        self.number, self.shard, self.tag = number, shard, tag
         self._cluster, self._tally, self._rng = cluster, tally, rng
         self._text, self._field, self._count = Register(f"{name}:t"), Register(f"{name}:f"), Counter(number * _APART)
         self._text_key, self._hash_key, self._count_key = f"{{{tag}}}:text", f"{{{tag}}}:hash", f"{{{tag}}}:count"
-        self._steps = (
+        self._steps: tuple[Callable[[], None], ...] = (
             *(self._get, self._get, self._set, self._set, self._incr, self._mget),
             *(self._getrange, self._strlen, self._hset, self._hgetall),
         )

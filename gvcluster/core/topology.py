@@ -6,8 +6,10 @@ Replies are what hiredis makes of them, in RESP2 or RESP3. Entries that make no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress, count
+from operator import is_not
 from typing import Any
 
 from gvcluster.core.address import Address, translate
@@ -76,7 +78,14 @@ class Topology:
 
     def same_routes(self, other: Topology) -> bool:
         """Tell whether both have the same nodes in the same roles, and the same owner address for every slot."""
-        return set(self.nodes) == set(other.nodes) and self._routes() == other._routes()
+        return set(self.nodes) == set(other.nodes) and all(
+            _address(mine) == _address(theirs) for mine, theirs in self.owner_pairs(other)
+        )
+
+    def owner_pairs(self, other: Topology) -> Iterator[tuple[Node | None, Node | None]]:
+        """Who owns a slot here and who does there, for the first slot of each run in which neither changes."""
+        firsts = {0, *_borders(self.owners), *_borders(other.owners)}
+        return ((self.owners[slot], other.owners[slot]) for slot in firsts)
 
     def with_version(self, route_version: int) -> Topology:
         """A copy with this `route_version`."""
@@ -97,9 +106,6 @@ class Topology:
             raise UnusableMap("address_map refuses every node that has slots")
         nodes = tuple(node for node in moved.values() if node is not None)
         return replace(self, nodes=nodes, owners=owners)
-
-    def _routes(self) -> list[Address | None]:
-        return [None if owner is None else owner.address for owner in self.owners]
 
     def __repr__(self) -> str:
         return (
@@ -194,7 +200,8 @@ def _build(nodes: Iterable[Node], claims: Iterable[_Claim], *, epochs_known: boo
     """Put the nodes in order, the owners first."""
     owners, epochs = _assign(claims)
     # By identity: to hash 16384 Nodes takes ten times as long.
-    serving = {id(owner): owner for owner in owners if owner is not None}
+    first_slots = sorted({0, *_borders(owners)})
+    serving = {id(owner): owner for owner in map(owners.__getitem__, first_slots) if owner is not None}
     if not serving:
         raise UnusableMap("the slot map assigns no slot to a node that can be used")
     idle = [node for node in nodes if id(node) not in serving]
@@ -221,6 +228,15 @@ def _assign(claims: Iterable[_Claim]) -> tuple[list[Node | None], list[int]]:
             if owners[slot] is None:
                 owners[slot], epochs[slot] = node, epoch
     return owners, epochs
+
+
+def _borders(owners: Sequence[Node | None]) -> Iterator[int]:
+    """The slots that have another owner than the slot before. In C: meanwhile the hub does nothing else."""
+    return compress(count(1), map(is_not, owners[1:], owners))
+
+
+def _address(node: Node | None) -> Address | None:
+    return None if node is None else node.address
 
 
 def _readdressed(node: Node, address_map: Callable[[Address], Any]) -> Node | None:

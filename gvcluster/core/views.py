@@ -95,7 +95,7 @@ def _owns_any(topology: Topology, node: Node) -> bool:
 def _promotions(known: Topology, topology: Topology) -> dict[Address, Address]:
     """Former primary → replica of its shard that serves its slots now."""
     found: dict[Address, Address] = {}
-    for before, after in {(id(a), id(b)): (a, b) for a, b in zip(known.owners, topology.owners, strict=True)}.values():
+    for before, after in known.owner_pairs(topology):
         if before is None or after is None or before.address == after.address:
             continue
         if after.address in (replica.address for replica in known.replicas_of(before)):

@@ -13,6 +13,7 @@ from time import monotonic
 import gevent
 
 from gvcluster.core.resp import encode
+from gvcluster.core.retry import SHORTEST_QUESTION_GAP, question_gap
 from gvcluster.core.topology import Node
 from gvcluster.errors import GvClusterError, ReplyError
 from gvcluster.net.loop import HubLoop
@@ -20,9 +21,8 @@ from gvcluster.net.nodes import Nodes
 from gvcluster.net.refresher import Refresher
 from gvcluster.net.state import ClusterState
 
-# Seconds between two questions: a promotion is noticed after half of it on average, at the cost of 10 small commands a
-# second and replica. The longest is also how long the answer may take.
-FIRST_PAUSE, GROWTH, LONGEST_PAUSE = 0.050, 1.2, 0.150
+# How long a replica may take to say what it is, seconds.
+ANSWER = 0.150
 # Callers come back from their own attempts within this time, seconds; then nobody waits any more.
 LINGER = 0.2
 
@@ -85,7 +85,7 @@ class FailoverWatch:
                 try:
                     pool.wait_lane(monotonic() + self._state.options.connect_timeout)
                 except GvClusterError:
-                    self._loop.sleep(max(FIRST_PAUSE, pool.pause_left()))
+                    self._loop.sleep(max(SHORTEST_QUESTION_GAP, pool.pause_left()))
                 else:
                     self._refresher.tell_news()
                     return
@@ -99,13 +99,12 @@ class FailoverWatch:
 
     def _watch(self, replica: Node) -> None:
         """Ask one replica again and again, until it is primary or nobody waits. One that is dead holds up no other."""
-        pause = FIRST_PAUSE
+        began = monotonic()
         try:
             while self._is_wanted(replica):
                 if self._is_promoted(replica):
                     self._refresher.schedule(replica.address, urgent=True)
-                self._loop.sleep(pause * (0.75 + self._state.options.rng.random() / 2))
-                pause = min(pause * GROWTH, LONGEST_PAUSE)
+                self._loop.sleep(question_gap(monotonic() - began, self._state.options.rng.random()))
         finally:
             self._watched.pop(replica, None)
 
@@ -119,7 +118,7 @@ class FailoverWatch:
     def _is_promoted(self, replica: Node) -> bool:
         try:
             lane = self._nodes.pool_at(replica.address).wait_lane(monotonic() + self._state.options.connect_timeout)
-            role = lane.call_within(_ROLE, monotonic() + LONGEST_PAUSE)
+            role = lane.call_within(_ROLE, monotonic() + ANSWER)
         except GvClusterError:
             return False
         if isinstance(role, ReplyError):

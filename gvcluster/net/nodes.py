@@ -62,7 +62,7 @@ class Nodes:
         self._carry_over_seeds(topology)
         self._patches = {slot: patch for slot, patch in self._patches.items() if patch[1] > begun}
         pools = {id(node): self.pool_at(node.address) for node in topology.primaries}
-        table = [None if owner is None else pools[id(owner)] for owner in topology.owners]
+        table = list(map(pools.get, map(id, topology.owners)))  # None where nobody owns the slot
         for slot, (address, _) in self._patches.items():
             table[slot] = self.pool_at(address)
         self.table[:] = table

@@ -19,6 +19,15 @@ STORY = (
     r"^ +[\d.]+ s  killed primary 127\.0\.0\.1:\d+ \(shard \d\) with SIGKILL$",
     r"^ +[\d.]+ s  the servers have promoted its replica 127\.0\.0\.1:\d+$",
     r"^ +[\d.]+ s  shard \d answers again after [\d.]+ s \(the servers took [\d.]+ s\)$",
+    r"^ +[\d.]+ s  planned failover: primary 127\.0\.0\.1:\d+ \(shard \d\) hands over to 127\.0\.0\.1:\d+$",
+    r"^ +[\d.]+ s  handed over in [\d.]+ s: no error in [\d,]+ commands, the slowest took [\d,]+ ms$",
+    r"^ +[\d.]+ s  moving 60 slots from shard \d to \d and back, key by key$",
+    r"^ +[\d.]+ s  moving 1,000 slots from shard \d to \d and back, at once each way; \d+ greenlets work in them$",
+    r"^ +[\d.]+ s  there and back in [\d.]+ s: no error in [\d,]+ commands, the slowest took [\d,]+ ms$",
+    r"^kill -9 +[\d.]+ s ",
+    r"^planned failover +[\d.]+ s +[\d,]+ +0 +[1-9]",
+    r"^slots key by key +[\d.]+ s +[\d,]+ +0 +[1-9]",
+    r"^slots atomically +[\d.]+ s +[\d,]+ +0 +[1-9]",
     r"^All is well: ",
 )
 ROWS = (
@@ -41,7 +50,7 @@ def demo(*arguments: str, folder: Path) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
-def test_it_kills_a_primary_and_finds_no_wrong_reply(tmp_path: Path) -> None:
+def test_it_kills_and_moves_and_finds_no_wrong_reply_and_no_error_in_what_is_planned(tmp_path: Path) -> None:
     with demo("--seconds", "12", "--seed", "11", folder=tmp_path) as process:
         printed, complaints = process.communicate(timeout=100)
     assert (process.returncode, complaints) == (0, ""), printed
@@ -52,7 +61,8 @@ def test_it_kills_a_primary_and_finds_no_wrong_reply(tmp_path: Path) -> None:
     assert figures["wrong replies"] == "0"
     assert int(figures["commands"].replace(",", "")) > 10_000
     connections = re.findall(r"^connections 127\.0\.0\.1:\d+ +(\d / \d) +opened / now; shard \d(.*)$", printed, re.M)
-    assert sorted(connections) == [("1 / 0", ", killed"), ("1 / 1", ""), ("1 / 1", ""), ("1 / 1", ", promoted")]
+    parts = [*(("1 / 1", part) for part in ("", "", ", has handed over", ", promoted"))]
+    assert sorted(connections) == [("1 / 0", ", killed"), *parts]
     assert "\x1b" not in printed
     assert left_behind(tmp_path) == []
 

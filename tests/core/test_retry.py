@@ -25,6 +25,7 @@ from gvcluster.core.retry import (
     backoff,
     decide,
     hints_at_stale_map,
+    question_gap,
 )
 from gvcluster.errors import ConnectFailed, ConnectionLost, ReplyTimeout, RetriesExhausted, SlotNotCovered
 
@@ -298,6 +299,18 @@ def test_retries_wait_longer_each_time():
     assert waits == sorted(waits)
     assert waits[0] <= 0.01
     assert 0.9 < waits[-1] <= 1.0
+
+
+def test_a_promotion_after_a_node_timeout_of_2_s_is_noticed_within_50_ms_even_by_the_unlucky():
+    assert max(question_gap(waited / 10, 1.0) for waited in range(33)) < 0.0501
+
+
+@given(st.floats(0.0, 1e6), st.floats(0.0, 1.0, exclude_max=True))
+def test_whoever_waits_for_a_failover_asks_less_often_the_longer_it_takes(waited, jitter):
+    gap = question_gap(waited, jitter)
+    assert 0.75 * 0.030 <= gap <= 1.25 * 0.150
+    assert gap <= question_gap(2 * waited, jitter)
+    assert question_gap(15.0, jitter) == 0.150 * (0.75 + jitter / 2)
 
 
 def test_the_first_fetch_of_the_map_begins_at_once():

@@ -7,18 +7,23 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gvcluster.cli import main
+from gvcluster.cli.guest import GuestWorker
 from gvcluster.cli.shards import Shard
-from gvcluster.cli.tally import Latencies, Tally
+from gvcluster.cli.summary import Outcome, objections
+from gvcluster.cli.tally import Latencies, Phase, Tally
 from gvcluster.cli.tokens import Counter, Register
 from gvcluster.cli.worker import Worker
 from gvcluster.core.address import Address
 from gvcluster.errors import ConnectFailed, ConnectionLost
+from gvcluster.testing import FakeCluster
 
 # --- arguments
 
@@ -36,6 +41,11 @@ from gvcluster.errors import ConnectFailed, ConnectionLost
         ("demo --seed x", "invalid int value: 'x'"),
         ("demo --server valkey", "no server is called 'valkey': choose one of valkey-9.1.2, "),
         ("demo now", "unrecognized arguments: now"),
+        ("demo --nodes nonsense", "'nonsense' has no port"),
+        ("demo --nodes http://h:1", "the URL must begin with one of "),
+        ("demo --nodes h:1 --server valkey-9", "choose"),
+        ("demo --nodes valkey://h:1?timeout=never", "timeout must be a number in the URL"),
+        ("demo --nodes valkey://h:1?timeuot=1", "unknown option 'timeuot'; did you mean timeout?"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(
@@ -68,6 +78,45 @@ def test_what_is_not_installed_is_named_with_the_command_that_installs_it(missin
     assert "python3 -m pip install '.[demo]'" in line
 
 
+@pytest.mark.parametrize("form", ["valkey://ada:secret@h:1", "ada:secret@h:1", "valkey://h:1/0?x=@secret"])
+def test_a_password_on_the_command_line_is_refused_and_not_repeated(
+    form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["demo", "--nodes", form])
+    assert refused.value.code == 2
+    told = capsys.readouterr()
+    assert "put the password into GVCLUSTER_PASSWORD" in told.err
+    assert "secret" not in told.err + told.out
+
+
+def test_a_cluster_that_nobody_serves_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--nodes", "127.0.0.1:1"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gvcluster demo: the cluster can not be used: no connection to 127.0.0.1:1")
+
+
+def test_a_server_that_is_no_cluster_is_told_in_one_line(fake: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.on(0, "CLUSTER", b"-ERR This instance has cluster support disabled\r\n")
+    assert main(["demo", "--nodes", str(fake.nodes[0].address)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gvcluster demo: this is a server, but no cluster (cluster-enabled is off): ERR This ")
+
+
+def test_a_missing_and_a_wrong_password_are_told_with_where_to_put_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeCluster(3, password="right") as fake:
+        for password in ("", "wrong"):
+            monkeypatch.setenv("GVCLUSTER_PASSWORD", password)
+            assert main(["demo", "--nodes", fake.seeds]) == 1
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith(
+                "gvcluster demo: the servers want a password, or another one; put it into GVCLUSTER_"
+            )
+            assert "wrong" not in line.replace("WRONGPASS", "")
+
+
 # --- what the workers notice
 
 
@@ -91,7 +140,7 @@ class Store:
                 return data.get(key)
             case ("SET", value, *_):
                 old, data[key] = data.get(key), value if isinstance(value, bytes) else str(value).encode()
-                return old if len(rest) == 2 else b"OK"
+                return old if "GET" in rest else b"OK"
             case ("GETRANGE", first, last):
                 return (data.get(key) or b"")[first : last + 1]
             case ("STRLEN",):
@@ -115,11 +164,11 @@ class Store:
 class Stage:
     """Some workers of one shard, taking turns on one store."""
 
-    def __init__(self) -> None:
+    def __init__(self, hire: Callable[..., Worker] = Worker) -> None:
         self.store, self.tally = Store(), Tally()
         self.shard = Shard(1, "tag", Address("127.0.0.1", 1))
         rngs = [random.Random(number) for number in range(3)]
-        self.workers = [Worker(i, self.shard, f"tag{i}", self.store, self.tally, rng) for i, rng in enumerate(rngs)]
+        self.workers = [hire(i, self.shard, f"tag{i}", self.store, self.tally, rng) for i, rng in enumerate(rngs)]
         for worker in self.workers:
             worker.prepare()
 
@@ -144,6 +193,27 @@ def test_a_correct_client_makes_no_wrong_reply() -> None:
     assert stage.counts() == (0, 0, 0)
     assert stage.tally.commands == stage.store.calls - len(stage.workers) > 900
     assert stage.tally.errors == {}
+
+
+def test_a_guest_writes_nothing_without_an_expiry_and_only_keys_that_it_deletes() -> None:
+    stage = Stage(partial(GuestWorker, "prefix:", 77))
+    sent: list[tuple[Any, ...]] = []
+    stage.store.mistake = lambda run, args: (sent.append(args), run(*args))[1]
+    stage.play()
+    assert stage.counts() == (0, 0, 0)
+    assert {args[0] for args in sent} == {"GET", "SET", "GETRANGE", "STRLEN", "MGET"}
+    assert {args[3:] for args in sent if args[0] == "SET"} == {("GET", "EX", 77)}
+    keys = {key for worker in stage.workers for key in worker.keys}
+    assert set(stage.store.data) == keys
+    assert {key[:8] for key in keys} == {"prefix:{"}
+
+
+def test_a_guest_notices_shifted_replies_and_writes_that_run_twice() -> None:
+    for mistake in (lambda run, args: (run(*args), run(*args))[1], lambda run, args: b"somebody else's"):
+        stage = Stage(partial(GuestWorker, "prefix:", 77))
+        stage.store.mistake = now_and_then(mistake)
+        stage.play()
+        assert stage.tally.wrong > 20
 
 
 def test_replies_that_are_shifted_by_one_are_wrong_nearly_all_the_time() -> None:
@@ -332,6 +402,32 @@ def test_only_a_failover_that_was_not_ordered_begins_an_epoch_of_its_own() -> No
     assert shard.epoch == 1
     assert shard.serve(third)
     assert shard.epoch == 2
+
+
+def test_a_handover_that_was_ordered_excuses_no_loss() -> None:
+    first, second = (Address("127.0.0.1", port) for port in (1, 2))
+    shard = Shard(1, "tag", first)
+    shard.hand_over(second)
+    assert not shard.serve(second)
+    assert (shard.epoch, shard.primary, shard.handed_over) == (0, second, first)
+    assert shard.serve(first), "nobody has ordered this one"
+    assert shard.epoch == 1
+
+
+def test_an_error_in_what_is_planned_breaks_the_promise_even_if_it_is_honest() -> None:
+    tally = Tally()
+    load: Any = SimpleNamespace(tally=tally, failure=None)
+    shard = Shard(1, "tag", Address("127.0.0.1", 1))
+    outcome = Outcome(shard, 20.0, 3.0, 3.0, 0)
+    tally.begin(Phase("kill -9"))
+    tally.fail("SET", ConnectionLost("gone", maybe_executed=True), read=False)
+    assert list(objections(load, outcome)) == []
+    tally.begin(Phase("planned failover", is_planned=True))
+    assert list(objections(load, outcome)) == []
+    tally.fail("SET", ConnectionLost("gone", maybe_executed=True), read=False)
+    assert list(objections(load, outcome)) == ["planned failover: 1 errors, such as: SET: ConnectionLost: gone"]
+    tally.phases[-1].problem = "ClusterTimeout: no"
+    assert "the servers have not done it: ClusterTimeout: no" in next(objections(load, outcome))
 
 
 def test_percentiles_are_exact_to_ten_microseconds() -> None:
