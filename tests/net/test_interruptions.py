@@ -36,7 +36,7 @@ from gvcluster.testing.fake import FakeCluster
 from gvcluster.testing.fake_connection import FakeConnection
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("GEVENT_LOOP") == "libuv", reason="gevent's own libuv loop: see docs/decisions/0003-libuv.md"
+    os.environ.get("GEVENT_LOOP") == "libuv", reason="gevent's own libuv loop: see docs/decisions/0004-libuv.md"
 )
 
 PATIENCE = 0.25  # seconds, of a call
