@@ -31,6 +31,7 @@ from gvcluster.errors import (
     TopologyUnavailable,
 )
 from gvcluster.net.doubts import look_into
+from gvcluster.net.lanes import BULK
 from gvcluster.net.loop import TICK
 from gvcluster.net.pool import NodePool
 from gvcluster.net.request import Request, look_at
@@ -63,7 +64,8 @@ class Executor:
         try:
             slot = hash_slot(args[self._lone_keys[args[0]]])
             data = encode(args)
-            lane = self._table[slot].lane  # type: ignore[union-attr]  # None takes the long way, too
+            pool = self._table[slot]  # None takes the long way, too
+            lane = (len(data) <= BULK and pool.lane) or pool.lane_for(len(data) > BULK)  # type: ignore[union-attr]
         except (LookupError, TypeError, ValueError, AttributeError):
             pass  # and the long way not from in here: this error, which shows values, would be the context of any other
         if lane is None:
@@ -191,7 +193,7 @@ class Executor:
         call = request.call
         on_slow = None if is_pinned else partial(self._failover.attend, call.slot, call.deadline - monotonic())
         try:
-            wait = pool.wait_exclusive if request.exclusive else pool.wait_lane
+            wait = pool.wait_exclusive if request.exclusive else partial(pool.wait_lane_for, request.bulk)
             lane = wait(call.deadline, on_slow)
         except GvClusterError as error:
             return classify(error, call.slot, pool.address)
@@ -237,7 +239,7 @@ class Executor:
         if isinstance(met, Moved):
             self._nodes.patch(met.slot, decision.address)
         if decision.anew:
-            self._nodes.pool_at(decision.address).renew_lane()
+            self._nodes.pool_at(decision.address).renew_lanes()
         if decision.after:
             self._pause(decision.after)
         return decision

@@ -93,7 +93,7 @@ class Nodes:
     def _carry_over_seeds(self, topology: Topology) -> None:
         """A seed given by name, whose connection leads to an address in the map: the connection is that node's."""
         for address, pool in list(self.pools.items()):
-            peername = pool.lane.peer.peername if pool.lane is not None else None
+            peername = pool.peername
             if peername is None or peername == address or topology.node_at(address) is not None:
                 continue
             if topology.node_at(peername) is not None and peername not in self.pools:

@@ -22,7 +22,7 @@ ORDER = (
     *("options", "seeds", "tls", "reports"),
     *("net.forks", "net.loop", "net.turns"),
     *("net.state", "net.waiter", "net.hoard", "net.dial", "net.transport", "net.tls", "net.handshake", "net.watch"),
-    *("net.multiplexed", "net.exclusive", "net.opening", "net.pool", "net.doubts"),
+    *("net.multiplexed", "net.exclusive", "net.opening", "net.lanes", "net.pool", "net.doubts"),
     *("net.nodes", "net.refresher", "net.failover", "net.runtime", "net.request", "net.executor"),
     "net.hubs",
     *("pipeline", "transaction", "pubsub", "scan", "scripts", "multikey", "caching"),
