@@ -32,6 +32,7 @@ _HEART = "gvcluster/net/multiplexed.py"
 _LOOP = "the hot loop: a call or a lookup less is 2 % of a command; one sees all that can happen to a waiter at once"
 EXEMPTIONS: tuple[Exemption, ...] = (
     Exemption(_HEART, "", "file-lines", "its rules hold only together: who splits it has to prove them again"),
+    Exemption(_HEART, "MultiplexedConnection._flush", "branches", _LOOP),
     Exemption(_HEART, "MultiplexedConnection._deliver", "branches", _LOOP),
     Exemption(_HEART, "MultiplexedConnection._deliver", "nesting", _LOOP),
     Exemption("gvcluster/net/forks.py", "_EVERYBODY", "module-state", "Python offers no other way to hear of a fork"),

@@ -7,10 +7,6 @@ from greenlet import getcurrent
 from gvcluster.net.multiplexed import MultiplexedConnection
 from gvcluster.net.opening import Opening
 
-# Bytes: a longer command goes by the lane for large ones. So long does a gigabit line take half a millisecond, as a
-# server does for a small command there and back.
-BULK = 64 * 1024
-
 
 class Lanes:
     """Which connection serves whom. Each lane is opened when somebody first needs it, and anew when it was lost.

@@ -18,10 +18,10 @@ after each read, takes the oldest who still waits.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from itertools import chain, islice
+from sys import maxsize
 from time import monotonic
 from typing import Any
 
@@ -32,6 +32,7 @@ from gvcluster.core.resp import INCOMPLETE, MALFORMED, Push, ReplyReader, encode
 from gvcluster.errors import BlockedInHub, ConnectionLost, PoolFull, ProtocolError, ReplyError
 from gvcluster.net.dial import Connection
 from gvcluster.net.hoard import Hoard
+from gvcluster.net.large import LARGE
 from gvcluster.net.loop import HubLoop
 from gvcluster.net.tls import Transport
 from gvcluster.net.waiter import Block, Waiter
@@ -40,15 +41,24 @@ from gvcluster.net.watch import SHORTEST, Watch
 CHUNK = 64 * 1024
 # After a pause like this the peer may have gone without anybody having looked: a look costs 1 µs, a lost write more.
 IDLE = 1.0
-# Bytes that are joined for one write, give or take a command: the kernel takes 2 to 6 MB, and what it leaves is joined
-# again. A turn in which 64 MiB were joined took 25 ms.
-BURST = 1024 * 1024
+# Commands that are joined for one write, and for one that is mostly of large ones: the kernel takes 2 to 6 MB, and what
+# it does not take is joined again. Joining 64 MiB took 30 ms.
+BURST, LARGE_BURST = 1024, 1
 
 _ASKING = encode(("ASKING",))
 
 
 class MultiplexedConnection:
     """Many calls in flight on one transport. Belongs to one hub."""
+
+    # Beyond 30 attributes CPython 3.11 has a slower way to all of them, which cost each call 8 %; slots have no end.
+    __slots__ = (
+        *("__weakref__", "address", "closed", "commands", "hoard", "on_empty", "on_large", "peer"),
+        *("_again", "_buffer", "_burst", "_cause", "_due", "_given_up", "_heard", "_hub", "_is_stuck", "_is_told"),
+        *("_knows_what_was_sent", "_line", "_loop", "_measured", "_measured_bytes", "_most_bytes", "_most_in_flight"),
+        *("_most_waiting", "_on_lost", "_queue", "_readable", "_reader", "_recv_into", "_rest", "_send", "_soon"),
+        *("_transport", "_watch", "_writable"),
+    )
 
     def __init__(
         self,
@@ -61,6 +71,7 @@ class MultiplexedConnection:
         self.closed = self._is_told = False
         self.commands = 0  # sent so far
         self.on_empty: Callable[[], object] | None = None
+        self.on_large: Callable[[bytes], object] | None = None  # is told of commands whose reply is large
         self._on_lost = on_lost
         self._loop, self._hub, self._soon = loop, loop.hub, loop.soon
         self._transport, self._send, self._recv_into = transport, transport.send, transport.recv_into
@@ -69,7 +80,8 @@ class MultiplexedConnection:
         self._line: deque[Waiter] = deque()
         self._given_up = 0  # how many of those in the queue wait no longer
         self._measured = self._measured_bytes = 0  # how many of the oldest in the queue were measured, and their bytes
-        self._most_in_flight = self._most_bytes = self._most_waiting = math.inf
+        self._most_in_flight = self._most_bytes = self._most_waiting = maxsize
+        self._burst = BURST
         self._rest = memoryview(b"")  # of the youngest in line: what the transport has not taken yet
         self._is_stuck = False  # the kernel takes no more: the write watcher will tell
         self._due = self._soon(int)  # the flush of this turn of the loop: what counts is whether it is pending
@@ -97,13 +109,17 @@ class MultiplexedConnection:
     def waiting_for_room(self) -> int:
         """How many calls are not sent because too many others are in flight."""
         beyond = len(self._line) + len(self._queue) - self._given_up - self._most_in_flight
-        return 0 if self.closed else int(max(0, beyond))
+        return 0 if self.closed else max(0, beyond)
 
-    def limit(self, in_flight: float, queued_bytes: float, waiting: float) -> None:
-        """Set how many calls may be sent and not answered, how many bytes unsent, and how many calls wait beyond."""
+    def limit(self, in_flight: int, queued_bytes: int, waiting: int, burst: int) -> None:
+        """Set how many calls may be sent and not answered, how many bytes unsent, and how many calls wait beyond.
+
+        burst: so many commands at most are joined for one write.
+        """
+        self._burst = burst
         self._most_in_flight, self._most_bytes, self._most_waiting = in_flight, queued_bytes, waiting
 
-    def is_full(self, beyond: float = 0) -> bool:
+    def is_full(self, beyond: int = 0) -> bool:
         """Whether a call would have to wait for room, behind at least so many others that do. A Block is one call."""
         unsent = len(self._queue) - self._given_up
         if unsent + len(self._line) >= self._most_in_flight + beyond:
@@ -111,9 +127,11 @@ class MultiplexedConnection:
         return unsent > 0 and unsent >= beyond and self._queued_bytes() >= self._most_bytes
 
     def _queued_bytes(self) -> int:
-        """How many bytes are in the queue. Only those are measured that came since: the fast path counts nothing."""
+        """How many bytes are in the queue. The fast path counts nothing: only those are measured that are new."""
         queue = self._queue
-        for waiter in islice(reversed(queue), max(0, len(queue) - self._measured)):
+        if not self._measured:
+            self._measured_bytes = 0
+        for waiter in islice(reversed(queue), len(queue) - self._measured):
             self._measured_bytes += len(waiter.data)
         self._measured = len(queue)
         return self._measured_bytes
@@ -149,10 +167,11 @@ class MultiplexedConnection:
             raise BlockedInHub("this call would wait, and the hub must not: spawn a greenlet for it")
 
     def _wait(self, waiter: Waiter) -> Any:
-        if len(self._queue) >= self._most_waiting and self.is_full(self._most_waiting):
+        queue = self._queue
+        if len(queue) >= self._most_waiting and self.is_full(self._most_waiting):
             return self.full()
         try:
-            self._queue.append(waiter)
+            queue.append(waiter)
             if not self._due.pending:
                 self._due = self._soon(self._flush)
             if not self._watch.is_running:
@@ -190,43 +209,37 @@ class MultiplexedConnection:
                 return
             if not self._line:
                 self._begin()
-            parts = self._move_into_line()
+            queue, line, parts = self._queue, self._line, []
+            room = min(self._most_in_flight - len(line), self._burst)
+            while queue and room > 0:
+                waiter = queue[0]
+                # Else it left, or was told, before its first byte: it is never sent.
+                if waiter.wake is not None and waiter.scheduled is None:
+                    line.append(waiter)
+                    parts.append(waiter.data)
+                else:
+                    self._given_up -= 1
+                waiter.is_queued = False
+                queue.popleft()
+                room -= 1
+            self._measured = 0
             if self.closed:
                 self._fail_all()
             elif parts:
                 self._write(b"".join(parts), len(parts))
             else:
                 self._let_loop_end()
-            self._flush_again()
+            if queue or self._given_up:
+                self._flush_again()
         except BaseException as error:
             self._poison(error)
             raise
 
-    def _move_into_line(self) -> list[bytes]:
-        """Let those into the line for whom there is room, the oldest first. Returns what is to be sent now."""
-        queue, line, parts, size = self._queue, self._line, [], 0
-        most = self._most_in_flight
-        while queue and size < BURST:
-            waiter = queue[0]
-            # Else it left, or was told, before its first byte: it is never sent.
-            if waiter.wake is not None and waiter.scheduled is None:
-                if len(line) >= most:
-                    break
-                line.append(waiter)
-                parts.append(waiter.data)
-            else:
-                self._given_up -= 1
-            waiter.is_queued = False
-            size += len(waiter.data)
-            queue.popleft()
-        self._measured = self._measured_bytes = 0
-        if not queue:
-            self._given_up = 0
-        return parts
-
     def _flush_again(self) -> None:
         """Have the flush called once more, if there is room for those in the queue."""
-        if self._queue and len(self._line) < self._most_in_flight and not self._is_stuck and not self._due.pending:
+        if not self._queue:
+            self._given_up = 0
+        elif len(self._line) < self._most_in_flight and not self._is_stuck and not self._due.pending:
             self._due = self._soon(self._flush)
 
     def _begin(self) -> None:
@@ -267,7 +280,6 @@ class MultiplexedConnection:
             queue.appendleft(waiter)
             line.pop()
             self.commands -= 1
-        self._measured = self._measured_bytes = 0
         if unsent:
             self._rest = memoryview(line[-1].data)[-unsent:]
 
@@ -337,14 +349,16 @@ class MultiplexedConnection:
                 if not count & 31 and monotonic() > ends and not self.closed:
                     self._readable.stop()
                     self._again.start(self._resume)
-                    self._flush_again()
+                    if self._queue:
+                        self._flush_again()
                     return count
         except BaseException:
             if waiter is not None and (not line or line[0] is not waiter):
                 waiter.wake_later(self._soon)  # out of the line, its reply in hand
             raise
         self._let_loop_end()
-        self._flush_again()
+        if self._queue:
+            self._flush_again()
         return count
 
     def _keep(self, count: int) -> None:
@@ -352,6 +366,8 @@ class MultiplexedConnection:
         objection = self.hoard.objection(self._buffer, count)
         if objection is not None:
             self._lose(self._protocol_error(objection))
+        elif self.on_large is not None and self.hoard.size > LARGE and self._line:
+            self.on_large(self._line[0].data)
 
     def _resume(self) -> None:
         """Go on where the last turn ended."""

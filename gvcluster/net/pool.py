@@ -9,8 +9,9 @@ from gvcluster.core.address import Address
 from gvcluster.core.retry import LONGEST_WAIT, backoff
 from gvcluster.errors import AuthFailed, ConnectFailed, GvClusterError
 from gvcluster.net.lanes import Lanes, close_when_empty
+from gvcluster.net.large import LargeReplies
 from gvcluster.net.loop import HubLoop, remaining
-from gvcluster.net.multiplexed import MultiplexedConnection
+from gvcluster.net.multiplexed import BURST, LARGE_BURST, MultiplexedConnection
 from gvcluster.net.opening import Opening, open_connection, tell_end
 from gvcluster.net.state import ClusterState
 
@@ -24,14 +25,21 @@ _SLOW = 0.25
 class NodePool:
     """One node, seen from one hub."""
 
-    def __init__(self, address: Address, state: ClusterState, loop: HubLoop, on_trouble: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        state: ClusterState,
+        loop: HubLoop,
+        large: LargeReplies,
+        on_trouble: Callable[[], object],
+    ) -> None:
         self.address = address
         # What the hot path takes: the one lane of ordinary calls. None also where there are several.
         self.lane: MultiplexedConnection | None = None
         self.opened = 0
         self.commands_before = 0  # sent over connections that are closed by now
         self._state, self._loop, self._on_trouble = state, loop, on_trouble
-        self._lanes = Lanes(state.options.lanes)
+        self._lanes, self._large = Lanes(state.options.lanes), large
         self._openings: set[Opening] = set()  # of any connection
         self._exclusive: set[MultiplexedConnection] = set()
         self._failures = 0
@@ -183,8 +191,10 @@ class NodePool:
             self._exclusive.add(connection)
             return
         options = self._state.options
-        connection.limit(options.max_in_flight, options.max_queued_bytes, options.max_waiting)
+        burst = LARGE_BURST if number == options.lanes else BURST
+        connection.limit(options.max_in_flight, options.max_queued_bytes, options.max_waiting, burst)
         connection.keep_time(self._state.command_timeout, self._state.patience)
+        connection.on_large = self._large.note
         self._lanes.put(number, connection)
         self.lane = self._lanes.only
 

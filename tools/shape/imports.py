@@ -20,7 +20,7 @@ ORDER = (
     *("core.command_table", "core.commands", "core.resp"),
     *("core.members", "core.topology", "core.views", "core.routing", "core.outcome", "core.doubt", "core.retry"),
     *("options", "seeds", "tls", "reports"),
-    *("net.forks", "net.loop", "net.turns"),
+    *("net.forks", "net.loop", "net.turns", "net.large"),
     *("net.state", "net.waiter", "net.hoard", "net.dial", "net.transport", "net.tls", "net.handshake", "net.watch"),
     *("net.multiplexed", "net.exclusive", "net.opening", "net.lanes", "net.pool", "net.doubts"),
     *("net.nodes", "net.refresher", "net.failover", "net.runtime", "net.request", "net.executor"),
