@@ -55,9 +55,19 @@ class MultiplexedConnection:
     __slots__ = (
         *("__weakref__", "address", "closed", "commands", "hoard", "on_empty", "on_large", "peer"),
         *("_again", "_buffer", "_burst", "_cause", "_due", "_given_up", "_heard", "_hub", "_is_stuck", "_is_told"),
-        *("_knows_what_was_sent", "_line", "_loop", "_measured", "_measured_bytes", "_most_bytes", "_most_in_flight"),
-        *("_most_waiting", "_on_lost", "_queue", "_readable", "_reader", "_recv_into", "_rest", "_send", "_soon"),
-        *("_transport", "_watch", "_writable"),
+        *("_knows_what_was_sent", "_least_room", "_line", "_loop", "_measured", "_measured_bytes", "_most_bytes"),
+        *(
+            "_most_in_flight",
+            "_most_waiting",
+            "_on_lost",
+            "_queue",
+            "_readable",
+            "_reader",
+            "_recv_into",
+            "_rest",
+            "_send",
+        ),
+        *("_soon", "_transport", "_watch", "_writable"),
     )
 
     def __init__(
@@ -81,7 +91,7 @@ class MultiplexedConnection:
         self._given_up = 0  # how many of those in the queue wait no longer
         self._measured = self._measured_bytes = 0  # how many of the oldest in the queue were measured, and their bytes
         self._most_in_flight = self._most_bytes = self._most_waiting = maxsize
-        self._burst = BURST
+        self._burst = self._least_room = BURST
         self._rest = memoryview(b"")  # of the youngest in line: what the transport has not taken yet
         self._is_stuck = False  # the kernel takes no more: the write watcher will tell
         self._due = self._soon(int)  # the flush of this turn of the loop: what counts is whether it is pending
@@ -116,7 +126,7 @@ class MultiplexedConnection:
 
         burst: so many commands at most are joined for one write.
         """
-        self._burst = burst
+        self._burst, self._least_room = burst, min(in_flight, burst)
         self._most_in_flight, self._most_bytes, self._most_waiting = in_flight, queued_bytes, waiting
 
     def is_full(self, beyond: int = 0) -> bool:
@@ -210,7 +220,9 @@ class MultiplexedConnection:
             if not self._line:
                 self._begin()
             queue, line, parts = self._queue, self._line, []
-            room = min(self._most_in_flight - len(line), self._burst)
+            room = self._least_room
+            if len(queue) + len(line) > room:
+                room = min(self._most_in_flight - len(line), self._burst)
             while queue and room > 0:
                 waiter = queue[0]
                 # Else it left, or was told, before its first byte: it is never sent.
@@ -229,7 +241,7 @@ class MultiplexedConnection:
                 self._write(b"".join(parts), len(parts))
             else:
                 self._let_loop_end()
-            if queue or self._given_up:
+            if queue:
                 self._flush_again()
         except BaseException as error:
             self._poison(error)
@@ -237,9 +249,8 @@ class MultiplexedConnection:
 
     def _flush_again(self) -> None:
         """Have the flush called once more, if there is room for those in the queue."""
-        if not self._queue:
-            self._given_up = 0
-        elif len(self._line) < self._most_in_flight and not self._is_stuck and not self._due.pending:
+        has_room = len(self._line) < self._most_in_flight and not self._is_stuck
+        if self._queue and has_room and not self._due.pending:
             self._due = self._soon(self._flush)
 
     def _begin(self) -> None:
@@ -349,15 +360,14 @@ class MultiplexedConnection:
                 if not count & 31 and monotonic() > ends and not self.closed:
                     self._readable.stop()
                     self._again.start(self._resume)
-                    if self._queue:
-                        self._flush_again()
+                    self._flush_again()
                     return count
         except BaseException:
             if waiter is not None and (not line or line[0] is not waiter):
                 waiter.wake_later(self._soon)  # out of the line, its reply in hand
             raise
         self._let_loop_end()
-        if self._queue:
+        if self._queue and not self._due.pending:
             self._flush_again()
         return count
 
@@ -385,6 +395,7 @@ class MultiplexedConnection:
         """Let the loop end, if it has nothing else to do, once no reply is owed."""
         if not self._line and not self._queue and not self.closed:
             self._readable.ref = False
+            self._given_up = 0
             if self.on_empty is not None:
                 self._soon(self.on_empty)
 
