@@ -124,6 +124,34 @@ def test_when_all_who_wait_leave_in_the_moment_when_there_is_room_the_next_call_
     assert sent(held) == [b"k0", b"next"]
 
 
+def test_who_has_left_is_not_counted_any_more_when_its_turn_has_come(held, connect):
+    cluster = connect(max_in_flight=1, max_waiting=2)
+    calls = begun(cluster, 3)
+    calls[1].kill()
+    calls += begun(cluster, 1, first=3)
+    held.wait_for(1)
+    held.answer(1)
+    held.wait_for(1)
+    assert sent(held) == names(0, 2)
+    assert waiting(cluster) == 1
+    calls += begun(cluster, 1, first=4)
+    assert type(ends(begin(cluster, "GET", "full"))[0]) is PoolFull
+    held.answer_from_now_on()
+    assert ends(calls[0], *calls[2:]) == names(0, 2, 3, 4)
+
+
+def test_what_the_kernel_did_not_take_was_not_sent_though_it_was_offered(held, connect):
+    cluster = connect()
+    held.node.freeze()
+    large = begin(cluster, "SET", "large", BIG, bulk=False)
+    (error,) = ends(begin(cluster, "GET", "behind", command_timeout=SOON))  # queued in the same turn of the loop
+    assert (type(error), error.maybe_executed) == (ReplyTimeout, False)
+    held.node.thaw()
+    held.answer_from_now_on()
+    assert ends(large, within=5) == [b"large"]
+    assert sent(held) == []
+
+
 def test_calls_that_were_given_up_take_room_until_their_reply_is_in(held, connect):
     cluster = connect(max_in_flight=2)
     lost = begun(cluster, 2)
