@@ -21,18 +21,8 @@ if TYPE_CHECKING:
 
 SocketOption = tuple[int, int, int | bytes]  # level, name, value: what setsockopt takes
 
-# And the least that each may be.
-_WHOLE_NUMBERS = MappingProxyType(
-    {
-        "db": 0,
-        "max_redirects": 0,
-        "max_reply_bytes": 1,
-        "lanes": 1,
-        "max_in_flight": 1,
-        "max_queued_bytes": 1,
-        "max_waiting": 0,
-    }
-)
+_FROM_ZERO = ("db", "max_redirects", "max_waiting")
+_FROM_ONE = ("max_reply_bytes", "lanes", "max_in_flight", "max_queued_bytes")
 _UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 
 
@@ -133,12 +123,10 @@ class Options:
     lanes: connections per node and hub that ordinary calls share. Each greenlet keeps to one of them, so that its calls
         reach a node in order. One is fastest; more help those who wait behind others' large replies. Calls with
         `bulk=True`, or more than 64 KiB to send, have one more lane for themselves, opened when it is first needed.
-    max_in_flight: how many calls of a lane may be sent and not answered yet. Those that were given up count until their
-        reply is in; a pipeline's block of commands counts as one. Further calls wait, first come, first served, within
-        their own time.
+    max_in_flight: how many calls of a lane may be sent and not answered yet; those given up count until their reply is
+        in, a pipeline's block counts as one. Others wait, first come, first served, within their own time.
     max_queued_bytes: a lane with so many bytes that the kernel has not taken yet is full, too.
-    max_waiting: how many calls may wait for room on a lane that is full; others get PoolFull at once. The default is
-        about what a hub gets answered within `command_timeout`: who came later would wait in vain.
+    max_waiting: how many calls may wait for room on a lane that is full; others get PoolFull at once.
     tls: True, or an SSLContext of yours (stdlib's or gevent's), which is used as it is. It holds for all nodes, whoever
         names them. Certificates are checked, and so is whom they are for: what `tls_server_name` says; else the host of
         the address, if it is a name; else the hostname that the slot map tells beside the IP address; else the latter.
@@ -203,8 +191,8 @@ class Options:
             seconds("refresh_interval", self.refresh_interval)
         for name, allowed in _CHOICES.items():
             one_of(name, getattr(self, name), allowed)
-        for name, least in _WHOLE_NUMBERS.items():
-            _whole_number(name, getattr(self, name), least)
+        for name in (*_FROM_ZERO, *_FROM_ONE):
+            _whole_number(name, getattr(self, name), int(name in _FROM_ONE))
         object.__setattr__(self, "socket_options", _socket_options(self.socket_options))
         if not isinstance(self.rng, random.Random):
             raise ConfigError("rng must be a random.Random")
