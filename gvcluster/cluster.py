@@ -94,6 +94,9 @@ class Cluster:
                 `route_key`: choose the node by this key instead of those in the command.
                 `timeout`: seconds for the whole call. `command_timeout`: seconds for one attempt's reply.
                 `retry`: "safe", "never", or "always", which may run a write twice.
+                `bulk`: whether to use the lane for large calls, so that no small one waits behind this one's reply.
+                By default commands above 64 KiB do, and those whose last reply was above 256 KiB. Such a call may
+                overtake an ordinary one that was given up before, and the other way round.
 
         Returns:
             What the server answers: bytes, int, list, None, and in RESP3 also float, bool, dict.
@@ -103,6 +106,7 @@ class Cluster:
             RoutingError: No node can be chosen.
             ReplyError: The server refused.
             NodeError, RetriesExhausted: No reply; `maybe_executed` says whether the command may have run.
+            PoolFull: `max_waiting` calls wait for room on the lane already; nothing was sent.
 
         Blocks: until the reply is in, at most `timeout` (and the server's own wait, for blocking commands). A kill or
             a gevent.Timeout ends the wait at once: the command is not sent if it was not yet, else its reply is

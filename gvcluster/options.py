@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SocketOption = tuple[int, int, int | bytes]  # level, name, value: what setsockopt takes
 
+_FROM_ZERO = ("db", "max_redirects", "max_waiting")
+_FROM_ONE = ("max_reply_bytes", "lanes", "max_in_flight", "max_queued_bytes")
 _UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 
 
@@ -57,6 +59,10 @@ class ClusterOptions(TypedDict, total=False):
     mptcp: bool
     address_map: Callable[[Address], Any] | None
     max_reply_bytes: int
+    lanes: int
+    max_in_flight: int
+    max_queued_bytes: int
+    max_waiting: int
     tls: bool | SSLContext
     tls_ca_file: str | None
     tls_cert_file: str | None
@@ -79,6 +85,7 @@ class CallOptions(TypedDict, total=False):
     timeout: float | None
     command_timeout: float | None
     retry: str | None
+    bulk: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,13 @@ class Options:
         (a tunnel, a published port). It must not wait. Raising refuses the address: a node of a map is left out, a
         redirect fails. Seeds are connected to as you write them.
     max_reply_bytes: a longer reply ends the connection. Servers' strings have at most 512 MiB.
+    lanes: connections per node and hub that ordinary calls share. Each greenlet keeps to one of them, so that its calls
+        reach a node in order. One is fastest; more help those who wait behind others' large replies. Calls with
+        `bulk=True`, or more than 64 KiB to send, have one more lane for themselves, opened when it is first needed.
+    max_in_flight: how many calls of a lane may be sent and not answered yet; those given up count until their reply is
+        in, a pipeline's block counts as one. Others wait, first come, first served, within their own time.
+    max_queued_bytes: a lane with so many bytes that the kernel has not taken yet is full, too.
+    max_waiting: how many calls may wait for room on a lane that is full; others get PoolFull at once.
     tls: True, or an SSLContext of yours (stdlib's or gevent's), which is used as it is. It holds for all nodes, whoever
         names them. Certificates are checked, and so is whom they are for: what `tls_server_name` says; else the host of
         the address, if it is a name; else the hostname that the slot map tells beside the IP address; else the latter.
@@ -147,6 +161,10 @@ class Options:
     mptcp: bool = False
     address_map: Callable[[Address], Any] | None = field(default=None, repr=False)
     max_reply_bytes: int = 513 * 2**20
+    lanes: int = 1
+    max_in_flight: int = 10_000
+    max_queued_bytes: int = 64 * 2**20
+    max_waiting: int = 100_000
     tls: bool | SSLContext = field(default=False, repr=False)
     tls_ca_file: str | None = None
     tls_cert_file: str | None = None
@@ -173,8 +191,8 @@ class Options:
             seconds("refresh_interval", self.refresh_interval)
         for name, allowed in _CHOICES.items():
             one_of(name, getattr(self, name), allowed)
-        for name, least in (("db", 0), ("max_redirects", 0), ("max_reply_bytes", 1)):
-            _whole_number(name, getattr(self, name), least)
+        for name in (*_FROM_ZERO, *_FROM_ONE):
+            _whole_number(name, getattr(self, name), int(name in _FROM_ONE))
         object.__setattr__(self, "socket_options", _socket_options(self.socket_options))
         if not isinstance(self.rng, random.Random):
             raise ConfigError("rng must be a random.Random")
@@ -265,6 +283,8 @@ def call_options_from(given: CallOptions) -> CallOptions:
             seconds(name, value)
     if given.get("retry") is not None:
         one_of("retry", given["retry"], ("safe", "never", "always"))
+    if not isinstance(given.get("bulk"), bool | None):
+        raise ConfigError(f"bulk must be True, False or None, not {type(given['bulk']).__name__}")
     if given.get("node") is not None:
         checked["node"] = _node_address(given["node"])
     return checked

@@ -26,13 +26,17 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatistics:
-    """One node, seen from one hub: connections open now and opened ever, commands sent, calls in flight."""
+    """One node, seen from one hub: connections open now and opened ever, commands sent, calls in flight.
+
+    in_flight: queued, or owed a reply. waiting: those of them that wait for room on a lane that is full.
+    """
 
     address: Address
     connections: int
     opened: int
     commands: int
     in_flight: int
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)

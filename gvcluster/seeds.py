@@ -82,7 +82,7 @@ def _cast(name: str, text: str) -> object:
     """The text of a URL as the option's type."""
     if name in ("connect_timeout", "command_timeout", "timeout", "refresh_interval"):
         return _number(name, text, float)
-    if name in ("db", "protocol", "max_redirects", "max_reply_bytes"):
+    if name in ("db", "protocol", "lanes") or name.startswith("max_"):
         return _number(name, text, int)
     if name in ("client_info", "mptcp") or name.startswith("danger_"):
         one_of(name, text.lower(), ("true", "false", "1", "0"))

@@ -45,7 +45,7 @@ class Connection:
     """What connection callbacks are given.
 
     address: the node, as the slot map or the seed list names it.
-    purpose: "multiplexed" or "exclusive".
+    purpose: "multiplexed", "bulk" (the lane of large commands and replies) or "exclusive".
     socket: connected and non-blocking, for `setsockopt`; None where the attempt failed. It is not yours to read,
         write or close.
     peername: the numeric address at the other end, None where the attempt failed.

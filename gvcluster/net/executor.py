@@ -31,6 +31,7 @@ from gvcluster.errors import (
     TopologyUnavailable,
 )
 from gvcluster.net.doubts import look_into
+from gvcluster.net.large import BULK
 from gvcluster.net.loop import TICK
 from gvcluster.net.pool import NodePool
 from gvcluster.net.request import Request, look_at
@@ -48,6 +49,7 @@ class Executor:
         self._state, self._nodes = runtime.state, runtime.nodes
         self._refresher, self._failover = runtime.refresher, runtime.failover
         self._commands = commands
+        self._large = runtime.nodes.large.known
         self._table, self._lone_keys = runtime.nodes.table, commands.lone_keys
         self.keep_time()
 
@@ -63,7 +65,11 @@ class Executor:
         try:
             slot = hash_slot(args[self._lone_keys[args[0]]])
             data = encode(args)
-            lane = self._table[slot].lane  # type: ignore[union-attr]  # None takes the long way, too
+            pool = self._table[slot]  # None takes the long way, too
+            if len(data) > BULK:
+                lane = pool.lane_for(True)  # type: ignore[union-attr]
+            elif not self._large or data not in self._large:
+                lane = pool.lane or pool.lane_for(False)  # type: ignore[union-attr]
         except (LookupError, TypeError, ValueError, AttributeError):
             pass  # and the long way not from in here: this error, which shows values, would be the context of any other
         if lane is None:
@@ -190,17 +196,20 @@ class Executor:
         """The reply, or how the attempt ended instead."""
         call = request.call
         on_slow = None if is_pinned else partial(self._failover.attend, call.slot, call.deadline - monotonic())
+        data, large, began = request.data, self._nodes.large, monotonic()
+        is_bulk = large.is_large(data) if request.bulk is None else request.bulk
         try:
-            wait = pool.wait_exclusive if request.exclusive else pool.wait_lane
+            wait = pool.wait_exclusive if request.exclusive else partial(pool.wait_lane_for, is_bulk)
             lane = wait(call.deadline, on_slow)
         except GvClusterError as error:
             return classify(error, call.slot, pool.address)
         try:
             patience = min(request.command_timeout, call.deadline - monotonic()) + request.block_seconds
-            reply = lane.call_within(request.data, monotonic() + patience, asking=asking)
+            reply = lane.call_within(data, monotonic() + patience, asking=asking)
         finally:
             if request.exclusive:
                 lane.close()
+        large.forget(data, began)
         if isinstance(reply, Exception):
             return classify(reply, call.slot, pool.address, script=call.script)
         return reply
@@ -237,7 +246,7 @@ class Executor:
         if isinstance(met, Moved):
             self._nodes.patch(met.slot, decision.address)
         if decision.anew:
-            self._nodes.pool_at(decision.address).renew_lane()
+            self._nodes.pool_at(decision.address).renew_lanes()
         if decision.after:
             self._pause(decision.after)
         return decision

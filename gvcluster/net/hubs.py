@@ -100,7 +100,7 @@ class Hubs:
             retries=self._state.retries,
             refreshes=self._refreshes_before + sum(runtime.refresher.refreshes for runtime in runtimes),
             nodes=tuple(
-                NodeStatistics(pool.address, pool.connections, pool.opened, pool.commands, pool.in_flight)
+                NodeStatistics(pool.address, pool.connections, pool.opened, pool.commands, pool.in_flight, pool.waiting)
                 for runtime in runtimes
                 for pool in tuple(runtime.nodes.pools.values())
             ),

@@ -9,6 +9,7 @@ from gvcluster.core.address import Address, translate
 from gvcluster.core.slots import SLOTS
 from gvcluster.core.topology import Topology
 from gvcluster.errors import ConnectFailed
+from gvcluster.net.large import LargeReplies
 from gvcluster.net.loop import HubLoop
 from gvcluster.net.pool import NodePool
 from gvcluster.net.state import ClusterState
@@ -20,6 +21,7 @@ class Nodes:
     def __init__(self, state: ClusterState, loop: HubLoop) -> None:
         self.table: list[NodePool | None] = [None] * SLOTS
         self.pools: dict[Address, NodePool] = {}
+        self.large = LargeReplies()
         self.on_trouble: Callable[[], object] = list  # whoever keeps the slot map is told of lost connections
         self._state, self._loop = state, loop
         self._commands_of_departed = 0
@@ -34,7 +36,7 @@ class Nodes:
         """The pool of a node, made if there is none. No connection is opened yet."""
         pool = self.pools.get(address)
         if pool is None:
-            pool = self.pools[address] = NodePool(address, self._state, self._loop, self._trouble)
+            pool = self.pools[address] = NodePool(address, self._state, self._loop, self.large, self._trouble)
         return pool
 
     def redirected_to(self, address: Address, maybe_executed: bool) -> Address:
@@ -93,7 +95,7 @@ class Nodes:
     def _carry_over_seeds(self, topology: Topology) -> None:
         """A seed given by name, whose connection leads to an address in the map: the connection is that node's."""
         for address, pool in list(self.pools.items()):
-            peername = pool.lane.peer.peername if pool.lane is not None else None
+            peername = pool.peername
             if peername is None or peername == address or topology.node_at(address) is not None:
                 continue
             if topology.node_at(peername) is not None and peername not in self.pools:

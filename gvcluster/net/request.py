@@ -18,7 +18,8 @@ from gvcluster.options import CallOptions
 class Request:
     """One call, looked at. Times are in seconds.
 
-    data: the packed command. exclusive: it needs a connection of its own.
+    data: the packed command. exclusive: it needs a connection of its own. bulk: whether it goes by the lane
+        for large ones; None: if it is.
     command_timeout: one attempt's wait for its reply. block_seconds: how much longer the server may wait by itself,
     which the deadline does not count.
     """
@@ -26,6 +27,7 @@ class Request:
     data: bytes = field(repr=False)
     call: Call
     exclusive: bool
+    bulk: bool | None
     command_timeout: float
     block_seconds: float
 
@@ -60,7 +62,7 @@ def look_at(
     block_seconds = (block_timeout(way.command, args) or 0.0) if way.blocking else 0.0
     # A longer wait than the lane's would be cut short by its watch over the node's silence.
     exclusive = way.blocking or command_timeout > default
-    return Request(encode(args), call, exclusive, command_timeout, block_seconds)
+    return Request(encode(args), call, exclusive, options.get("bulk"), command_timeout, block_seconds)
 
 
 def _way(args: tuple[Any, ...], options: CallOptions, commands: CommandTable) -> Route:

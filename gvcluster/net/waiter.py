@@ -16,7 +16,7 @@ class Waiter:
     collection ran after queueing, waited for something) is kept; one that comes twice, or late, switches to nobody.
     """
 
-    __slots__ = ("data", "deadline", "park", "reply", "scheduled", "wake")
+    __slots__ = ("data", "deadline", "is_queued", "park", "reply", "scheduled", "wake")
 
     def __init__(self, data: bytes, hub: Hub, deadline: float) -> None:
         self.data = data
@@ -25,6 +25,7 @@ class Waiter:
         # Called by the hub as wake(waiter). Whoever stops waiting sets it to None.
         self.wake: Callable[[Waiter], object] | None = parking.switch
         self.deadline = deadline
+        self.is_queued = True  # until the flush takes it out of the queue, or it is given up there: nothing is sent yet
         self.reply: Any = None
         self.scheduled: Any = None  # the loop's callback that will wake, where the reader does not do it itself
 

@@ -108,7 +108,7 @@ class Watch:
             self.start(max(SHORTEST, next_deadline - now))
 
     def _overdue(self, waiter: Waiter) -> None:
-        waiter.reply = self._too_late(self._connection.has_not_sent(waiter))
+        waiter.reply = self._too_late(self._connection.give_up(waiter))
         waiter.wake_later(self._loop.soon)
 
     def _too_late(self, is_unsent: bool) -> ReplyTimeout:

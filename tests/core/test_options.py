@@ -72,6 +72,8 @@ def test_the_defaults_are_those_of_the_readme():
     assert (options.protocol, options.db, options.max_redirects, options.retry) == (3, 0, 16, "safe")
     assert (options.username, options.password, options.client_name, options.client_info) == (None, None, None, True)
     assert options.topology_source == "slots"
+    assert (options.lanes, options.max_in_flight, options.max_queued_bytes) == (1, 10_000, 64 * 2**20)
+    assert options.max_waiting == 100_000
     assert options.on_connect is options.on_disconnect is options.on_event is None
 
 
@@ -95,6 +97,10 @@ GOOD = [
     ("topology_source", "nodes"),
     ("db", 15),
     ("max_redirects", 0),
+    ("lanes", 1),
+    ("max_in_flight", 1),
+    ("max_queued_bytes", 1),
+    ("max_waiting", 0),
     ("password", ""),
     ("password", "p w:/@?#%\u2603"),
     ("client_name", "worker-1"),
@@ -118,7 +124,8 @@ BAD = [
     *(("protocol", value) for value in (0, 1, 4, "3", True, None)),
     *(("retry", value) for value in ("always", "Safe", "", True, None, 1)),
     *(("topology_source", value) for value in ("shards", "", None, True)),
-    *((name, value) for name in ("db", "max_redirects") for value in (-1, 1.0, "0", True, None)),
+    *((name, value) for name in ("db", "max_redirects", "max_waiting") for value in (-1, 1.0, "0", True, None)),
+    *((name, value) for name in ("lanes", "max_in_flight", "max_queued_bytes") for value in (0, -1, 1.0, "1", True)),
     *((name, value) for name in ("username", "password", "client_name") for value in (
         b"bytes", 1, True, ["a"], "a\r\nb", "a\0b", "tab\t", "\x7f", "\x85", "\ud800")),
     ("client_name", ""),
@@ -280,6 +287,7 @@ def test_a_url_with_an_s_more_means_tls(scheme):
         ("h1:1/?timeout=3&connect_timeout=.5", "h1:1", {"timeout": 3.0, "connect_timeout": 0.5}),
         ("h1:1/0?protocol=2&max_redirects=5", "h1:1", {"db": 0, "protocol": 2, "max_redirects": 5}),
         ("h1:1?db=2", "h1:1", {"db": 2}),
+        ("h1:1?lanes=2&max_in_flight=9&max_waiting=0", "h1:1", {"lanes": 2, "max_in_flight": 9, "max_waiting": 0}),
         ("h1:1?client_name=a%2Db&retry=never", "h1:1", {"client_name": "a-b", "retry": "never"}),
         ("h1:1?topology_source=nodes", "h1:1", {"topology_source": "nodes"}),
         ("h1:1?client_info=False", "h1:1", {"client_info": False}),

@@ -360,6 +360,12 @@ def test_nor_does_it_where_sends_are_partial_and_replies_come_in_pieces(scene, a
 
 
 @every_act
+def test_nor_does_it_where_callers_wait_for_room(scene, act):
+    all_is_well = scene(max_in_flight=2)
+    all_is_well.interrupt_everywhere(getattr(all_is_well, act), 150)
+
+
+@every_act
 def test_nor_does_it_where_the_turn_is_over_before_all_are_woken(scene, act):
     all_is_well = scene(END_OF_TURN)
     all_is_well.work, all_is_well.greenlets_per_run = all_is_well.read_and_be_busy, 70

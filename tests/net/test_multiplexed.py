@@ -23,7 +23,7 @@ from gvcluster.testing.answers import Delay, Pieces
 from gvcluster.testing.fake_connection import FakeConnection
 
 SOON = 0.05  # a command_timeout, seconds
-BIG = b"x" * (8 << 20)  # more than the kernel takes while nobody reads
+BIG = b"x" * (8 << 20)  # more than the kernel takes while nobody reads; with bulk=False it is one connection's matter
 
 
 def small_buffer(connection: Any, error: object) -> None:
@@ -70,7 +70,7 @@ def test_large_values_are_sent_in_parts_and_in_order_with_small_ones(held, conne
     held.answer_from_now_on()
     calls = []
     for n in range(3):
-        calls += [begin(cluster, "GET", f"small{n}"), begin(cluster, "SET", f"large{n}", large + b"%d" % n)]
+        calls += [begin(cluster, "GET", f"small{n}"), begin(cluster, "SET", f"large{n}", large + b"%d" % n, bulk=False)]
     calls.append(begin(cluster, "GET", "last"))
     names = [b"small0", b"large0", b"small1", b"large1", b"small2", b"large2", b"last"]
     assert ends(*calls, within=5) == names
@@ -85,7 +85,7 @@ def test_a_call_that_leaves_before_its_first_byte_was_sent_is_never_sent(held, c
     cluster = connect()
     held.answer_from_now_on()
     held.node.freeze()
-    large = begin(cluster, "SET", "large", BIG)
+    large = begin(cluster, "SET", "large", BIG, bulk=False)
     gevent.sleep(0)  # what follows is queued behind what the kernel does not take
     calls = [begin(cluster, "INCR", f"k{n}") for n in range(5)]
     if leave == "timeout":
@@ -109,7 +109,7 @@ def test_a_call_that_leaves_when_a_part_of_it_was_sent_is_sent_whole_and_its_rep
     cluster = connect()
     held.answer_from_now_on()
     held.node.freeze()
-    large = begin(cluster, "SET", "large", BIG)
+    large = begin(cluster, "SET", "large", BIG, bulk=False)
     gevent.sleep(0)
     after = begin(cluster, "GET", "after")
     large.kill()
@@ -123,7 +123,7 @@ def test_a_call_whose_turn_to_be_sent_never_came_says_so(held, connect):
     cluster = connect()
     held.answer_from_now_on()
     held.node.freeze()
-    large = begin(cluster, "SET", "large", BIG)
+    large = begin(cluster, "SET", "large", BIG, bulk=False)
     gevent.sleep(0)
     (error,) = ends(begin(cluster, "INCR", "k", command_timeout=SOON))
     assert type(error) is ReplyTimeout
@@ -138,7 +138,7 @@ def test_waiting_behind_a_large_value_costs_the_others_no_copies_of_it(held, con
     cluster = connect()
     held.answer_from_now_on()
     held.node.freeze()
-    large = [begin(cluster, "SET", f"large{n}", BIG) for n in range(8)]
+    large = [begin(cluster, "SET", f"large{n}", BIG, bulk=False) for n in range(8)]
     gevent.sleep(0)
 
     def seconds_for_200_turns() -> float:
@@ -267,7 +267,7 @@ def test_only_calls_of_which_the_kernel_took_all_bytes_may_have_run(held, connec
     whole = begin(cluster, "INCR", "whole")
     held.wait_for(1)
     held.node.freeze()
-    partly = begin(cluster, "SET", "partly", BIG)
+    partly = begin(cluster, "SET", "partly", BIG, bulk=False)
     gevent.sleep(0)
     unsent = begin(cluster, "INCR", "unsent")
     gevent.sleep(0)
@@ -315,7 +315,7 @@ def test_closing_the_cluster_tells_all_who_wait(held, connect, lost):
     calls = [begin(cluster, "INCR", f"k{n}") for n in range(3)]
     held.wait_for(3)
     held.node.freeze()
-    large = begin(cluster, "SET", "large", BIG)
+    large = begin(cluster, "SET", "large", BIG, bulk=False)
     gevent.sleep(0)
     unsent = begin(cluster, "INCR", "unsent")
     gevent.sleep(0)
