@@ -44,6 +44,8 @@ from gvcluster.errors import (
 from gvcluster.events import Closed, Event, Ready, SlotMapUpdated
 from gvcluster.net.dial import Connection
 from gvcluster.options import Options
+from gvcluster.pending import PendingReply
+from gvcluster.pipeline import Pipeline
 from gvcluster.reports import Explanation, NodeStatistics, Statistics
 
 __all__ = [
@@ -69,6 +71,8 @@ __all__ = [
     "NodeStatistics",
     "Options",
     "PartialFailure",
+    "PendingReply",
+    "Pipeline",
     "PoolError",
     "PoolFull",
     "PoolTimeout",

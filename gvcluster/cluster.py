@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterator
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, Unpack, cast
 
 from gevent.hub import Hub, get_hub
 
@@ -20,13 +20,17 @@ from gvcluster.net import forks
 from gvcluster.net.executor import Executor
 from gvcluster.net.hubs import Hubs, release
 from gvcluster.net.state import ClusterState
+from gvcluster.net.submission import Callback
 from gvcluster.options import (
     CallOptions,
     ClusterOptions,
+    PipelineOptions,
     call_options_from,
     options_from,
     seconds,
 )
+from gvcluster.pending import PendingReply, checked_callback
+from gvcluster.pipeline import Pipeline
 from gvcluster.reports import Explanation, Statistics
 from gvcluster.seeds import Seeds, parse_seeds, parse_url
 
@@ -118,6 +122,43 @@ class Cluster:
         if options:
             return executor.execute_with(args, call_options_from(options))
         return executor.execute(args)
+
+    def pipeline(self, **options: Unpack[PipelineOptions]) -> Pipeline:
+        """Make an empty pipeline: commands that are sent together, one write per node. See `gvcluster.Pipeline`.
+
+        Args:
+            options: `timeout`: seconds for each execution, redirects and retries included. `retry`: as for `execute`.
+
+        Raises:
+            ConfigError: An option makes no sense.
+        """
+        checked = call_options_from(cast(CallOptions, options), PipelineOptions)
+        return Pipeline(self._state, self._commands, self._executor_here, checked)
+
+    def submit(self, *args: Any, callback: Callback | None = None, **options: Unpack[CallOptions]) -> PendingReply:
+        """Send one command and return at once. (libvalkey: valkeyClusterAsyncCommandArgv, …ToNode.)
+
+        Redirects and retries are those of `execute`. Commands for one node are sent in the order of their submission;
+        only those that need a second attempt are later. Without a connection, or before the first slot map, they wait
+        up to their deadline. Can be called in the hub, and so in callbacks.
+
+        Args:
+            args: As for `execute`.
+            callback: `callback(reply, error)`, called once, in the hub, whatever becomes of the command; `error` is
+                None exactly when it succeeded. It must not wait: methods that do raise BlockedInHub there. It may
+                submit. What it raises, the hub reports, like a greenlet's end.
+            options: As for `execute`.
+
+        Returns:
+            A PendingReply, with `get`, `wait`, `ready` and `then`.
+
+        Raises:
+            ConfigError, RoutingError: As `execute`. Like all that is raised here, without a call of the callback.
+            ClosedError: The cluster takes no work any more.
+        """
+        checked = call_options_from(options) if options else options
+        executor = self._executor if self._hub is get_hub() else self._executor_here()
+        return PendingReply(executor.submitter.submit(args, checked, checked_callback(callback)))
 
     def explain(self, *args: Any) -> Explanation:
         """Say what the client would do with a command. Nothing is sent.

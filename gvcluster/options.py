@@ -75,6 +75,7 @@ class ClusterOptions(TypedDict, total=False):
     on_connect: Callable[[Any, BaseException | None], object] | None
     on_disconnect: Callable[[Any, BaseException | None], object] | None
     on_event: Callable[[Event], object] | None
+    on_push: Callable[[Any, Any], object] | None
 
 
 class CallOptions(TypedDict, total=False):
@@ -86,6 +87,20 @@ class CallOptions(TypedDict, total=False):
     command_timeout: float | None
     retry: str | None
     bulk: bool | None
+
+
+class Place(TypedDict, total=False):
+    """Where a command of a pipeline goes; `Pipeline.append` explains each."""
+
+    node: Any
+    route_key: str | bytes | None
+
+
+class PipelineOptions(TypedDict, total=False):
+    """The keyword arguments of `Cluster.pipeline`, which explains each."""
+
+    timeout: float | None
+    retry: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +154,8 @@ class Options:
     on_connect(connection, error): after TCP connect, before anything is sent; or with the error of a failed attempt.
     on_disconnect(connection, error): error is None when you asked for it.
     on_event(event): see gvcluster.events. It is called by a greenlet of its own, one event after another; it may wait.
+    on_push(connection, push): a RESP3 push, a list, that the server has sent by itself. Called in the hub: it must not
+        wait. What it raises, the hub reports.
     """
 
     username: str | None = None
@@ -177,13 +194,14 @@ class Options:
     on_connect: Callable[[Any, BaseException | None], object] | None = field(default=None, repr=False)
     on_disconnect: Callable[[Any, BaseException | None], object] | None = field(default=None, repr=False)
     on_event: Callable[[Event], object] | None = field(default=None, repr=False)
+    on_push: Callable[[Any, Any], object] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for check, names in (
             (seconds, ("connect_timeout", "command_timeout", "timeout")),
             (_flag, ("client_info", "mptcp")),
             (word, ("username", "password", "client_name")),
-            (_callback, ("credentials", "address_map", "on_connect", "on_disconnect", "on_event")),
+            (_callback, ("credentials", "address_map", "on_connect", "on_disconnect", "on_event", "on_push")),
         ):
             for name in names:
                 check(name, getattr(self, name))
@@ -274,9 +292,13 @@ def _callback(name: str, value: object) -> None:
         raise ConfigError(f"{name} must be callable")
 
 
-def call_options_from(given: CallOptions) -> CallOptions:
-    """Check the options of one call. `node` becomes an Address. Raises ConfigError."""
-    refuse_unknown(given, CallOptions.__annotations__)
+def call_options_from(given: CallOptions, known: type = CallOptions) -> CallOptions:
+    """Check the options of one call, or those that the TypedDict `known` lists. `node` becomes an Address.
+
+    Raises:
+        ConfigError: one of them is not known, or makes no sense.
+    """
+    refuse_unknown(given, known.__annotations__)
     checked = CallOptions(**given)
     for name, value in given.items():
         if name in ("timeout", "command_timeout") and value is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gvcluster.core.address import Address
 from gvcluster.core.commands import CommandTable
@@ -19,6 +19,7 @@ from gvcluster.core.retry import (
     Follow,
     Progress,
     Refetch,
+    Retry,
     decide,
     exhausted,
     hints_at_stale_map,
@@ -38,6 +39,12 @@ from gvcluster.net.request import Request, look_at
 from gvcluster.net.runtime import Runtime
 from gvcluster.options import CallOptions
 
+if TYPE_CHECKING:
+    from gvcluster.net.submitter import Submitter
+
+
+NextStep = Follow | Retry | Refetch  # what a call that goes on waits for, and where it goes then
+
 
 class Executor:
     """What executes the commands of one hub."""
@@ -46,9 +53,10 @@ class Executor:
         self.hub = runtime.hub
         self.runtime, self._loop = runtime, runtime.loop
         self.active = 0  # calls that do more than wait for their first reply
+        self.submitter: Submitter
         self._state, self._nodes = runtime.state, runtime.nodes
         self._refresher, self._failover = runtime.refresher, runtime.failover
-        self._commands = commands
+        self.commands = commands
         self._large = runtime.nodes.large.known
         self._table, self._lone_keys = runtime.nodes.table, commands.lone_keys
         self.keep_time()
@@ -77,21 +85,29 @@ class Executor:
         began = monotonic()
         reply = lane.call(data, began + self._patience)
         if isinstance(reply, Exception):
-            request = look_at(args, {}, self._commands, self._state, began)
-            return self._pursue(request, classify(reply, slot, lane.address), lane.address)
+            request = self.look_at(args, {}, began)
+            return self.pursue(request, classify(reply, slot, lane.address), lane.address)
         return reply
 
     def execute_with(self, args: tuple[Any, ...], options: CallOptions) -> Any:
         """One command, however it is to be sent. The options' names and values are checked already."""
         self.runtime.loop.refuse_to_wait_in_hub()
+        self.refuse_if_closing()
+        request = self.look_at(args, options, monotonic())
+        return self.carry_out(request, options.get("node"))
+
+    def look_at(self, args: tuple[Any, ...], options: CallOptions, began: float) -> Request:
+        """See what a call is about before anything is sent."""
+        return look_at(args, options, self.commands, self._state, began)
+
+    def carry_out(self, request: Request, node: Address | None) -> Any:
+        """Execute what was looked at, at that node only if one is named."""
+        return self.pursue(request) if node is None else self._at_node(request, node)
+
+    def refuse_if_closing(self) -> None:
+        """Raise ClosedError if no new calls are taken."""
         if self._state.closing:
             raise ClosedError("the cluster was closed; make a new one")
-        began = monotonic()
-        request = look_at(args, options, self._commands, self._state, began)
-        node = options.get("node")
-        if node is not None:
-            return self._at_node(request, node)
-        return self._pursue(request)
 
     def close(self) -> None:
         """End every call and connection of this hub now. Never switches."""
@@ -119,7 +135,7 @@ class Executor:
             raise reply.error
         return reply
 
-    def _pursue(self, request: Request, met: Outcome | None = None, asked: Address | None = None) -> Any:
+    def pursue(self, request: Request, met: Outcome | None = None, asked: Address | None = None) -> Any:
         """Attempt and decide until there is a reply, beginning with what was met already, if anything."""
         progress = Progress()
         target = None
@@ -140,6 +156,16 @@ class Executor:
 
     def _react(self, met: Outcome, call: Call, progress: Progress, asked: Address | None) -> Follow | None:
         """Decide, and do it, waiting included. Returns where to send next; None: by the slot map."""
+        target = self._obey(self.judge(met, call, progress, asked), call, progress)
+        self.stop_if_over(call, progress)
+        return target
+
+    def judge(self, met: Outcome, call: Call, progress: Progress, asked: Address | None) -> NextStep:
+        """Take what was met into the call's progress, and decide. Waits only to confirm what a script claims.
+
+        Raises:
+            GvClusterError: this is the end of the call.
+        """
         progress.errors.append(met.error)
         self._stop_if_closed(progress)
         if self._state.closing:
@@ -149,45 +175,65 @@ class Executor:
         if isinstance(decision, Confirm):
             met = decision.claim
             decision = self._confirm(met, call, progress, asked)
-        target = self._obey(decision, met, call, progress)
+        if isinstance(decision, Fail):
+            raise decision.error
+        if isinstance(decision, Follow):
+            return self._redirect(decision, met, progress)
+        if isinstance(decision, Retry):
+            progress.retries += 1
+            self._state.retries += 1
+        assert not isinstance(decision, Confirm)
+        return decision
+
+    def stop_if_over(self, call: Call, progress: Progress) -> None:
+        """Raise what the caller is told if the cluster was closed, or no time is left for another attempt."""
         self._stop_if_closed(progress)
         now = monotonic()
         if now >= call.deadline - 3 * TICK:  # libuv's timers go off early; what is sent now would only be ambiguous
             raise exhausted(call, progress, now)
-        return target
 
     def _stop_if_closed(self, progress: Progress) -> None:
         if self._state.closed:
             raise ClosedError("the cluster was closed", maybe_executed=progress.maybe_executed)
 
-    def _pause(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Wait so long, or until the cluster is closed."""
         self._loop.wait(self.runtime.ended, seconds)
 
     def _attempt(self, request: Request, target: Follow | None) -> tuple[Any, Address | None]:
         """Send once, and say who was asked. Returns an Outcome instead of an error."""
         call = request.call
-        pool = self._pool_for(call) if target is None else self._nodes.pool_at(target.address)
+        pool = self.pool_for(call) if target is None else self._nodes.pool_at(target.address)
         if isinstance(pool, Unserved):
             return pool, None
         return self._send(request, pool, asking=target is not None and target.asking), pool.address
 
-    def _pool_for(self, call: Call) -> NodePool | Unserved:
+    def pool_for(self, call: Call) -> NodePool | Unserved:
         """The pool of the slot's owner; of any primary for a command without a slot."""
-        if self._state.topology is None:
-            self._wait_for_first_map(call)
+        self.wait_for_first_map(call.deadline)
+        topology = self._state.topology
+        assert topology is not None
         if call.slot is None:
-            assert self._state.topology is not None
-            return self._nodes.pool_at(self._state.options.rng.choice(self._state.topology.primaries).address)
+            return self._nodes.pool_at(self._state.options.rng.choice(topology.primaries).address)
         pool = self._table[call.slot]
         if pool is not None:
             return pool
+        owner = topology.owner(call.slot) if self._state.closing else None  # no map is adopted any more
+        if owner is not None:
+            return self._nodes.pool_at(owner.address)
         error = SlotNotCovered(f"no node serves slot {call.slot}: the slot map has no owner for it", slot=call.slot)
         return Unserved(error, fresh=self._state.fetched > call.began)
 
-    def _wait_for_first_map(self, call: Call) -> None:
+    def wait_for_first_map(self, deadline: float) -> None:
+        """Wait until a slot map is known, if none is.
+
+        Raises:
+            TopologyUnavailable, ClosedError: there will be none.
+        """
+        if self._state.topology is not None:
+            return
         try:
-            self._refresher.wait_first(call.deadline)
+            self._refresher.wait_first(deadline)
         except TopologyUnavailable:
             self._stop_if_closed(Progress())
             raise
@@ -214,22 +260,18 @@ class Executor:
             return classify(reply, call.slot, pool.address, script=call.script)
         return reply
 
-    def _obey(self, decision: Decision, met: Outcome, call: Call, progress: Progress) -> Follow | None:
-        """Do what was decided, waiting included. Returns where to send next; None: by the slot map."""
-        if isinstance(decision, Fail):
-            raise decision.error
-        if isinstance(decision, Refetch):
-            self._refetch(call)
-            return None
-        if isinstance(decision, Follow):
-            return self._follow(decision, met, progress)
-        assert not isinstance(decision, Confirm)
-        progress.retries += 1
-        self._state.retries += 1
-        if decision.for_news:
-            self._failover.wait(call.slot, decision.after, call.deadline - monotonic())
+    def _obey(self, step: NextStep, call: Call, progress: Progress) -> Follow | None:
+        """Wait as was decided. Returns where to send next; None: by the slot map."""
+        if isinstance(step, Follow):
+            if step.after:
+                self.pause(step.after)
+            return step
+        if isinstance(step, Refetch):
+            self.refetch(call)
+        elif step.for_news:
+            self._failover.wait(call.slot, step.after, call.deadline - monotonic())
         else:
-            self._pause(decision.after)
+            self.pause(step.after)
         return None
 
     def _refresh_because_of(self, met: Outcome, asked: Address | None) -> None:
@@ -237,27 +279,25 @@ class Executor:
         if hints_at_stale_map(met):
             self._refresher.schedule(asked if isinstance(met, Moved) else None)
 
-    def _follow(self, decision: Follow, met: Outcome, progress: Progress) -> Follow:
-        """Go where a redirect leads, if the user's `address_map` lets us."""
+    def _redirect(self, decision: Follow, met: Outcome, progress: Progress) -> Follow:
+        """Note where a redirect leads, if the user's `address_map` lets us go there."""
         address = self._nodes.redirected_to(decision.address, progress.maybe_executed)
-        decision = replace(decision, address=address)
         progress.redirects += 1
         self._state.redirects += 1
         if isinstance(met, Moved):
-            self._nodes.patch(met.slot, decision.address)
+            self._nodes.patch(met.slot, address)
         if decision.anew:
-            self._nodes.pool_at(decision.address).renew_lanes()
-        if decision.after:
-            self._pause(decision.after)
-        return decision
+            self._nodes.pool_at(address).renew_lanes()
+        return replace(decision, address=address)
 
-    def _refetch(self, call: Call) -> None:
+    def refetch(self, call: Call) -> None:
+        """Wait for a slot map that is asked for from now on."""
         try:
             self._refresher.fetch(call.deadline)
         except TopologyUnavailable:
             if self._state.topology is None or monotonic() >= call.deadline:
                 raise
-            self._pause(0.01)
+            self.pause(0.01)
 
     def _confirm(self, claim: Outcome, call: Call, progress: Progress, asked: Address | None) -> Decision:
         """Act upon what a script says only if the node itself says the same; then the script has not run."""

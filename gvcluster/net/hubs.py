@@ -14,6 +14,7 @@ from gvcluster.errors import ClosedError
 from gvcluster.net.executor import Executor
 from gvcluster.net.runtime import Runtime
 from gvcluster.net.state import ClusterState
+from gvcluster.net.submitter import Submitter
 from gvcluster.net.turns import Turns
 from gvcluster.reports import NodeStatistics, Statistics
 
@@ -43,6 +44,7 @@ class Hubs:
                 return executor
         runtime = Runtime(self._state, hub)
         executor = Executor(runtime, self._commands)
+        executor.submitter = Submitter(executor)
         self._state.runtimes.append(runtime)
         self._executors.append(executor)
         return executor

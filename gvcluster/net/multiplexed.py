@@ -53,7 +53,7 @@ class MultiplexedConnection:
 
     # Beyond 30 attributes CPython 3.11 keeps no inline values, and its way to all of them is a little longer.
     __slots__ = (
-        *("__weakref__", "address", "closed", "commands", "hoard", "on_empty", "on_large", "peer"),
+        *("__weakref__", "address", "closed", "commands", "hoard", "on_empty", "on_large", "on_push", "peer"),
         *("_again", "_buffer", "_burst", "_cause", "_due", "_given_up", "_heard", "_hub", "_is_stuck", "_is_told"),
         *("_knows_what_was_sent", "_least_room", "_line", "_loop", "_measured", "_measured_bytes", "_most_bytes"),
         *(
@@ -82,6 +82,7 @@ class MultiplexedConnection:
         self.commands = 0  # sent so far
         self.on_empty: Callable[[], object] | None = None
         self.on_large: Callable[[bytes], object] | None = None  # is told of commands whose reply is large
+        self.on_push: Callable[[Push], object] | None = None
         self._on_lost = on_lost
         self._loop, self._hub, self._soon = loop, loop.hub, loop.soon
         self._transport, self._send, self._recv_into = transport, transport.send, transport.recv_into
@@ -171,6 +172,21 @@ class MultiplexedConnection:
         # Where ASKING is refused, the command is only sent back to where it came from: say what was wrong first.
         refused = next((each for each in block.earlier if isinstance(each, ReplyError)), None)
         return refused if refused is not None and isinstance(reply, ReplyError) else reply
+
+    def post(self, waiter: Waiter) -> None:
+        """Queue a call of which nobody parks: its `wake` is a function, called in the hub. Never switches.
+
+        A deadline nearer than those of the calls before it needs a timer: see `time`.
+        """
+        self._queue.append(waiter)
+        if not self._due.pending:
+            self._due = self._soon(self._flush)
+        if not self._watch.is_running:
+            self._watch.start()
+
+    def time(self, waiter: Waiter) -> Any:
+        """Give a posted call a timer of its own. Who is told closes it."""
+        return self._watch.time(waiter)
 
     def _refuse_in_hub(self) -> None:
         if getcurrent() is self._hub:
@@ -346,8 +362,10 @@ class MultiplexedConnection:
         try:
             while (reply := gets()) is not INCOMPLETE:
                 count += 1
-                if reply.__class__ is Push:
-                    continue  # it answers nobody
+                if reply.__class__ is Push:  # it answers nobody
+                    if self.on_push is not None:
+                        self.on_push(reply)
+                    continue
                 waiter = line[0]
                 if waiter.__class__ is Block and not waiter.is_complete_with(reply):
                     continue
@@ -481,6 +499,7 @@ class MultiplexedConnection:
         for waiter in reversed(self._line):
             if unsent <= 0:
                 break
+            waiter.unsent = min(unsent, len(waiter.data))
             unsent -= len(waiter.data)
             proved += 1
         sent = len(self._line) - proved

@@ -70,6 +70,8 @@ def open_connection(
         transport = _wait_transport(dial(peer, deadline, options, loop), peer, deadline, state, loop)
         connection = MultiplexedConnection(transport, loop, peer, on_lost)
         connection.hoard.most = options.max_reply_bytes
+        if options.on_push is not None:
+            connection.on_push = partial(loop.tell_user, options.on_push, peer)
         expected_id = state.id_expected_at(address)
         shake_hands(partial(_ask, connection, deadline), options, who, address, expected_id)
     except BaseException as error:

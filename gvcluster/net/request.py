@@ -25,6 +25,7 @@ class Request:
     """
 
     data: bytes = field(repr=False)
+    command: Command
     call: Call
     exclusive: bool
     bulk: bool | None
@@ -46,23 +47,31 @@ def look_at(
     """
     way = _way(args, options, commands)
     _check(way, options)
-    configured, default = state.options, state.command_timeout
+    default = state.command_timeout
     command_timeout = options.get("command_timeout") or default
     route_key = options.get("route_key")
-    call = Call(
-        name=way.command.name,
-        slot=way.slot if route_key is None else hash_slot(route_key),
-        read_only=way.read_only,
-        script=way.command.script,
+    slot = way.slot if route_key is None else hash_slot(route_key)
+    call = call_of(way.command, slot, options, state, began)
+    block_seconds = (block_timeout(way.command, args) or 0.0) if way.blocking else 0.0
+    # A longer wait than the lane's would be cut short by its watch over the node's silence.
+    exclusive = way.blocking or command_timeout > default
+    bulk = options.get("bulk")
+    return Request(encode(args), way.command, call, exclusive, bulk, command_timeout, block_seconds)
+
+
+def call_of(command: Command, slot: int | None, options: CallOptions, state: ClusterState, began: float) -> Call:
+    """What decisions need to know of a call."""
+    configured = state.options
+    return Call(
+        name=command.name,
+        slot=slot,
+        read_only=command.read_only,
+        script=command.script,
         policy=options.get("retry") or configured.retry,
         began=began,
         deadline=began + (options.get("timeout") or configured.timeout),
         max_redirects=configured.max_redirects,
     )
-    block_seconds = (block_timeout(way.command, args) or 0.0) if way.blocking else 0.0
-    # A longer wait than the lane's would be cut short by its watch over the node's silence.
-    exclusive = way.blocking or command_timeout > default
-    return Request(encode(args), call, exclusive, options.get("bulk"), command_timeout, block_seconds)
 
 
 def _way(args: tuple[Any, ...], options: CallOptions, commands: CommandTable) -> Route:

@@ -16,13 +16,15 @@ class Waiter:
     collection ran after queueing, waited for something) is kept; one that comes twice, or late, switches to nobody.
     """
 
-    __slots__ = ("data", "deadline", "is_queued", "park", "reply", "scheduled", "wake")
+    __slots__ = ("data", "deadline", "is_queued", "park", "reply", "scheduled", "unsent", "wake")
+    unsent: int  # of a Block
 
     def __init__(self, data: bytes, hub: Hub, deadline: float) -> None:
         self.data = data
         parking: Parking[Any] = Parking(hub)
         self.park: Callable[[], Any] = parking.get
-        # Called by the hub as wake(waiter). Whoever stops waiting sets it to None.
+        # Called by the hub as wake(waiter). Who does not park puts a function here, which must bear to be called twice:
+        # a signal handler that raises in it has it called again. Whoever stops waiting sets it to None.
         self.wake: Callable[[Waiter], object] | None = parking.switch
         self.deadline = deadline
         self.is_queued = True  # until the flush takes it out of the queue, or it is given up there: nothing is sent yet
@@ -52,18 +54,22 @@ class Waiter:
 
 
 class Block(Waiter):
-    """Several commands sent as one, owed one reply each. `reply` is the last one, `earlier` has those before it."""
+    """Several commands sent as one, owed one reply each. `reply` is the last one, `earlier` has those before it.
+
+    `unsent`: when the connection was lost, so many of its last bytes were not with the kernel, though the first were.
+    """
 
     __slots__ = ("earlier", "owed")
 
     def __init__(self, data: bytes, owed: int, hub: Hub, deadline: float) -> None:
         super().__init__(data, hub, deadline)
         self.owed = owed
+        self.unsent = 0
         self.earlier: list[Any] = []
 
     def is_complete_with(self, reply: object) -> bool:
-        """Count a reply. It is kept here unless it is the last one."""
+        """Count a reply. It is kept here unless it is the last one, or nobody waits any more."""
         self.owed -= 1
-        if self.owed:
+        if self.owed and self.wake is not None:
             self.earlier.append(reply)
         return not self.owed

@@ -59,15 +59,23 @@ class Watch:
         """Wait with a timer for this waiter alone."""
         if waiter.deadline == math.inf:
             return wait(waiter)
-        left = waiter.deadline - monotonic()
-        if left <= 0:
+        if waiter.deadline <= monotonic():
             return self._too_late(is_unsent=True)
-        timer = self._loop.timer(left, again=SHORTEST)
+        timer = self._timer_for(waiter)
         try:
             timer.start(self._on_deadline, waiter, timer, update=True)
             return wait(waiter)
         finally:
             self._loop.end(timer)
+
+    def time(self, waiter: Waiter) -> Any:
+        """Start a timer for this waiter alone."""
+        timer = self._timer_for(waiter)
+        timer.start(self._on_deadline, waiter, timer, update=True)
+        return timer
+
+    def _timer_for(self, waiter: Waiter) -> Any:
+        return self._loop.timer(waiter.deadline - monotonic(), again=SHORTEST)
 
     def _on_deadline(self, waiter: Waiter, timer: Any) -> None:
         """A waiter's own timer has gone off."""

@@ -1,0 +1,206 @@
+"""Submitted commands: sent at once, their callbacks called in the hub, and no greenlet parked for each.
+
+What goes straight to its reply takes only the connection's line. What must wait for a connection, or for the first slot
+map, stands in a row, one for each node, and a greenlet sees to the row: so the order of the submissions is kept. From
+the second attempt on a command has a greenlet of its own, which goes on by the rules of `execute`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from gvcluster.core.address import Address
+from gvcluster.core.outcome import Failed, Outcome, Unserved, classify
+from gvcluster.errors import ClosedError, ConnectFailed, GvClusterError, TopologyUnavailable
+from gvcluster.net.executor import Executor
+from gvcluster.net.multiplexed import MultiplexedConnection
+from gvcluster.net.pool import NodePool
+from gvcluster.net.submission import Callback, Submission
+from gvcluster.net.volley import own
+from gvcluster.net.waiter import Waiter
+from gvcluster.options import CallOptions
+
+# Seconds between two looks for a first slot map that nobody gave: the refresher has a pace of its own.
+_LOOK_AGAIN = 0.05
+
+
+class Submitter:
+    """What sends the submitted commands of one hub."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._state, self._loop, self._nodes = executor.runtime.state, executor.runtime.loop, executor.runtime.nodes
+        self._rows: dict[NodePool | None, deque[Submission]] = {}  # None: those who wait for the first slot map
+        self._no_map: TopologyUnavailable | None = None
+
+    def __repr__(self) -> str:
+        return f"<Submitter, {sum(map(len, self._rows.values()))} wait for a connection>"
+
+    def submit(self, args: tuple[Any, ...], options: CallOptions, callback: Callback | None) -> Submission:
+        """Send it, or have it wait for its turn. Never switches.
+
+        Raises:
+            GvClusterError: it makes no sense, or no work is taken. Then the callback is never called.
+        """
+        self._executor.refuse_if_closing()
+        submission = Submission(self._executor, args, options)
+        if callback is not None:
+            submission.then(callback)
+        self._dispatch(submission, is_first=True)
+        self._executor.active += 1
+        return submission
+
+    def _dispatch(self, submission: Submission, *, is_first: bool = False) -> None:
+        """Send it where it belongs, or put it into a row."""
+        if submission.is_exclusive:
+            self._pursue(submission)
+            return
+        pool = self._pool_for(submission)
+        if isinstance(pool, Unserved):
+            self._pursue(submission, pool)
+        elif pool is None or pool.lane is None or pool in self._rows:
+            self._queue_up(submission, pool)
+        else:
+            self._post(submission, pool.lane, hurry=not (is_first and submission.is_ordinary))
+
+    def _pool_for(self, submission: Submission) -> NodePool | Unserved | None:
+        node, slot = submission.node, submission.slot
+        if node is not None:
+            return self._nodes.pool_at(node)
+        if self._state.topology is None or None in self._rows:
+            return None
+        pool = self._nodes.table[slot] if slot is not None else None
+        return pool or self._executor.pool_for(submission.request.call)
+
+    def _post(self, submission: Submission, lane: MultiplexedConnection, *, hurry: bool) -> None:
+        """Send it. `hurry`: its deadline is nearer than that of most calls."""
+        now = monotonic()
+        waiter = Waiter(submission.data, self._loop.hub, min(now + submission.patience, submission.deadline))
+        waiter.wake = partial(self._answered, submission, lane)
+        submission.set_timer(lane.time(waiter) if hurry else None)
+        lane.post(waiter)
+
+    def _answered(self, submission: Submission, lane: MultiplexedConnection, waiter: Waiter) -> None:
+        """The reply is in, or an error instead. Called in the hub."""
+        waiter.leave()
+        reply = waiter.reply
+        if submission.is_done:
+            return
+        if not isinstance(reply, Exception):
+            submission.settle(reply)
+            return
+        submission.set_timer(None)
+        request = submission.request
+        self._go_on(
+            submission, classify(reply, submission.slot, lane.address, script=request.call.script), lane.address
+        )
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def _queue_up(self, submission: Submission, pool: NodePool | None) -> None:
+        if pool is None:
+            submission.expire_with(self._too_late_for_map)
+        else:
+            submission.expire_with(partial(_no_connection, pool.address))
+        row = self._rows.get(pool)
+        if row is None:
+            row = self._rows[pool] = deque()
+            self._loop.spawn(self._see_to_row, row, pool)
+        row.append(submission)
+
+    def _see_to_row(self, row: deque[Submission], pool: NodePool | None) -> None:
+        try:
+            while row:
+                if row[0].is_done:
+                    row.popleft()
+                elif pool is None:
+                    self._wait_for_map(row)
+                else:
+                    self._wait_for_lane(row, pool)
+        finally:
+            if self._rows.get(pool) is row:
+                del self._rows[pool]
+
+    def _wait_for_lane(self, row: deque[Submission], pool: NodePool) -> None:
+        """Send all that wait for this connection, in their order; if there is none, each goes on by itself."""
+        latest = max(each.deadline for each in row)
+        on_slow = None
+        if row[0].node is None:
+            on_slow = partial(self._executor.runtime.failover.attend, row[0].slot, latest - monotonic())
+        try:
+            lane = pool.wait_lane(latest, on_slow)
+        except GvClusterError as error:
+            for submission in _drain(row):
+                self._go_on(submission, classify(own(error), submission.slot, pool.address), pool.address)
+        else:
+            for submission in _drain(row):
+                self._post(submission, lane, hurry=True)
+
+    def _wait_for_map(self, row: deque[Submission]) -> None:
+        """Send all that wait for the first slot map to where they belong."""
+        try:
+            self._executor.wait_for_first_map(max(each.deadline for each in row))
+        except TopologyUnavailable as error:
+            self._no_map = error
+            self._loop.sleep(_LOOK_AGAIN)
+        except ClosedError as error:
+            for submission in _drain(row):
+                submission.settle(None, own(error))
+        else:
+            del self._rows[None]
+            for submission in _drain(row):
+                self._dispatch(submission)
+
+    def _too_late_for_map(self) -> GvClusterError:
+        if self._no_map is None:
+            return TopologyUnavailable("no slot map in time")
+        return own(self._no_map)
+
+    # -- after the first attempt --------------------------------------------------------------------------------------
+
+    def _go_on(self, submission: Submission, met: Outcome, asked: Address) -> None:
+        """After an error: the end, or a second attempt."""
+        if isinstance(met, Failed) or submission.node is not None or self._state.closing:
+            self._end_with(submission, met.error)
+        else:
+            self._pursue(submission, met, asked)
+
+    def _end_with(self, submission: Submission, error: GvClusterError) -> None:
+        if self._state.closed:
+            error = ClosedError("the cluster was closed", maybe_executed=error.maybe_executed)
+        submission.settle(None, error)
+
+    def _pursue(self, submission: Submission, met: Outcome | None = None, asked: Address | None = None) -> None:
+        """Have a greenlet see to it from now on."""
+        submission.set_timer(None)
+        self._loop.spawn(self._see_to_it, submission, met, asked)
+
+    def _see_to_it(self, submission: Submission, met: Outcome | None, asked: Address | None) -> None:
+        request, executor = submission.request, self._executor
+        try:
+            if met is None:
+                reply = executor.carry_out(request, submission.node)
+            else:
+                reply = executor.pursue(request, met, asked)
+        except Exception as error:
+            submission.settle(None, error)
+        except BaseException:
+            text = f"{request.call.name}: the greenlet that saw to it was killed"
+            submission.settle(None, GvClusterError(text, maybe_executed=True))
+            raise
+        else:
+            submission.settle(reply)
+
+
+def _drain(row: deque[Submission]) -> list[Submission]:
+    """Take all out of the row. Returns those that have not ended meanwhile."""
+    waiting = [submission for submission in row if not submission.is_done]
+    row.clear()
+    return waiting
+
+
+def _no_connection(address: Address) -> GvClusterError:
+    return ConnectFailed(f"no connection to {address} in time", address=address)
