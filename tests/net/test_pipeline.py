@@ -384,11 +384,11 @@ def test_one_deadline_covers_the_execution(fake, make):
     cluster.connect()
     for node in fake.nodes:
         node.on("SET", None)
-        node.on("GET", None)
+        node.on("INCR", None)
     pipe = cluster.pipeline(timeout=0.1)
     for keys in keys_of(fake):
         pipe.append("SET", keys[0], "v")
-        pipe.append("GET", keys[1])
+        pipe.append("INCR", keys[1])
     with gevent.Timeout(3):
         replies = pipe.execute()
     assert [type(reply) for reply in replies] == [ReplyTimeout] * 6

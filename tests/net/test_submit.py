@@ -162,8 +162,8 @@ def test_options_of_a_call_hold_for_submit_too(fake, cluster, calls):
     (refused,) = [error for _, error in told if error]
     assert isinstance(refused, Redirected)
     assert there.commands("SET") == []
-    there.on("GET", None)
-    cluster.submit("GET", key, timeout=0.05, callback=calls)
+    there.on("SET", None)
+    cluster.submit("SET", key, "v", timeout=0.05, callback=calls)
     assert isinstance(calls.wait(4)[3][1], ReplyTimeout)
 
 
@@ -504,18 +504,18 @@ def test_what_waits_for_the_first_map_is_sent_though_the_cluster_disconnects(fak
 
 def test_close_ends_all_that_are_pending_once_each_with_what_is_known(fake, make, calls):
     cluster = make()
-    node = fake.nodes[0]
-    key = fake.key_at(node)
-    cluster.execute("GET", key)
-    node.on("SET", None)
-    node.on("INCR", b"-TRYAGAIN\r\n")
+    silent, busy, unopened = fake.nodes
+    key, other = fake.key_at(silent), fake.key_at(busy)
+    for each in (key, other):
+        cluster.execute("GET", each)
+    silent.on("SET", None)
+    busy.on("INCR", b"-TRYAGAIN\r\n")
     cluster.submit("SET", key, "sent", callback=calls)
-    cluster.submit("INCR", fake.key_at(node), callback=calls)
-    node.wait_until(lambda: node.commands("SET"))
+    cluster.submit("INCR", other, callback=calls)
+    silent.wait_until(lambda: silent.commands("SET"))
+    busy.wait_until(lambda: len(busy.commands("INCR")) == 3)
     cluster.submit("SET", key, "unsent", callback=calls)
-    fake.nodes[1].on("HELLO", None)
-    fake.nodes[1].on("CLUSTER", None)
-    cluster.submit("SET", fake.key_at(fake.nodes[2]), "waits for a connection", callback=calls)
+    cluster.submit("SET", fake.key_at(unopened), "waits for a connection", callback=calls)
     cluster.close()
     told = calls.wait(4)
     assert [type(error) for _, error in told] == [ClosedError] * 4
