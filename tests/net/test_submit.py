@@ -514,6 +514,7 @@ def test_close_ends_all_that_are_pending_once_each_with_what_is_known(fake, make
     cluster.submit("INCR", other, callback=calls)
     silent.wait_until(lambda: silent.commands("SET"))
     busy.wait_until(lambda: len(busy.commands("INCR")) == 3)
+    gevent.sleep(0.005)  # its reply is in, and it waits to go again
     cluster.submit("SET", key, "unsent", callback=calls)
     cluster.submit("SET", fake.key_at(unopened), "waits for a connection", callback=calls)
     cluster.close()
