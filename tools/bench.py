@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Compare gvcluster with valkey-py and redis-py under gevent, on a local cluster of real servers.
 
-    python tools/bench.py [--greenlets 1,100,1000] [--clients gvcluster,valkey-py,redis-py@2000] [--json FILE]
+    python tools/bench.py [--greenlets 1,100,1000] [--clients gvcluster,valkey-py,redis-py@2000] [--pipeline 100]
 
 Machines are noisy, so what counts is paired: in each round every client has one turn, in a process of its own and with
 the machine to itself, and gvcluster's result is divided by the peer's of the same round. The medians of these ratios
-are shown, with the smallest and the largest. A turn is SET and GET of 64 bytes, half and half, by so many greenlets.
+are shown, with the smallest and the largest. A turn is SET and GET of 64 bytes, half and half, by so many greenlets;
+with --pipeline each greenlet sends so many commands at once, again and again.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Plan:
     rounds: int
     warmup: float
     seconds: float
+    pipeline: int  # commands in one execution; 0: one after the other
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def measure(plan: Plan, seeds: str) -> Iterator[tuple[int, list[Round]]]:
 
 def take_turn(plan: Plan, client: str, seeds: str, greenlets: int) -> Measured:
     """Let one client work in a process of its own, which is gone afterwards whatever happens."""
-    command = [sys.executable, str(WORKER), client, seeds, str(greenlets), str(plan.warmup), str(plan.seconds)]
+    numbers = (greenlets, plan.warmup, plan.seconds, plan.pipeline)
+    command = [sys.executable, str(WORKER), client, seeds, *map(str, numbers)]
     limit = plan.warmup + plan.seconds + PATIENCE
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
@@ -149,11 +152,12 @@ def _spread(values: list[float], text: Callable[[float], str]) -> str:
 
 
 def heading(plan: Plan, cluster: str) -> str:
+    in_pipelines = f", in pipelines of {plan.pipeline}" if plan.pipeline else ""
     loop = f"gevent {gevent.__version__} ({gevent.config.loop.__module__.rpartition('.')[2]})"
     return (
         f"{cluster} on 127.0.0.1, {os.cpu_count()} cores for all; Python {python_version()}, {loop}\n"
-        f"SET and GET of {VALUE_SIZE} bytes, half and half; {plan.rounds} rounds of {plan.seconds:g} s after"
-        f" {plan.warmup:g} s of warm-up; median (smallest–largest)\n"
+        f"SET and GET of {VALUE_SIZE} bytes, half and half{in_pipelines}; {plan.rounds} rounds of {plan.seconds:g} s"
+        f" after {plan.warmup:g} s of warm-up; median (smallest–largest)\n"
         f"connections of each node, at the end; how many times as fast, and as cheap in CPU time, {SUBJECT} is"
     )
 
@@ -179,6 +183,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help=f"some of {', '.join(PACKAGES)}; peer@N sets its max_connections, which is its default otherwise",
     )
     parser.add_argument("--greenlets", type=_numbers, default=[1, 100], help="numbers of greenlets: 1,100,1000")
+    parser.add_argument("--pipeline", type=_number, default=0, help="commands in one execution; without: no pipelines")
     parser.add_argument("--rounds", type=_number, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="measured time of a turn")
     parser.add_argument("--warmup", type=float, default=0.5, help="seconds before it")
@@ -217,7 +222,9 @@ def write(file: Path, head: str, measured: dict[int, list[Round]]) -> None:
 
 def main(arguments: list[str]) -> int:
     chosen = parse(arguments)
-    plan = Plan(installed(chosen.clients), chosen.greenlets, chosen.rounds, chosen.warmup, chosen.seconds)
+    plan = Plan(
+        installed(chosen.clients), chosen.greenlets, chosen.rounds, chosen.warmup, chosen.seconds, chosen.pipeline
+    )
     if not plan.clients:
         return 2
     try:

@@ -59,11 +59,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Client:
-    """One way to store and to fetch; both return when the reply is in."""
+    """One way to store and to fetch; both return when the reply is in.
+
+    pipeline: makes what collects commands; `append` adds one to it, and its `execute()` returns the replies.
+    """
 
     how: str
     store: Callable[[str, bytes], Any]
     fetch: Callable[[str], Any]
+    pipeline: Callable[[], Any]
+    append: Callable[..., Any]
 
 
 def open_client(name: str, nodes: list[Address]) -> Client:
@@ -81,7 +86,8 @@ def _gvcluster(how: str, nodes: list[Address]) -> Client:
     gvcluster = import_module("gvcluster")
     cluster = gvcluster.connect(nodes)
     how = f"gvcluster {gvcluster.__version__}, {how}"
-    return Client(how, partial(cluster.execute, "SET"), partial(cluster.execute, "GET"))
+    store, fetch = partial(cluster.execute, "SET"), partial(cluster.execute, "GET")
+    return Client(how, store, fetch, cluster.pipeline, gvcluster.Pipeline.append)
 
 
 def _peer(package: str, nodes: list[Address], options: dict[str, int]) -> Client:
@@ -93,18 +99,20 @@ def _peer(package: str, nodes: list[Address], options: dict[str, int]) -> Client
     client = getattr(module, f"{package.capitalize()}Cluster")(startup_nodes=seeds, **options)
     chosen = [f"{name}={value}" for name, value in options.items()] or ["default options"]
     how = ", ".join([f"{package}-py {version(package)}", "patched", f"parser: {parsed_by}", *chosen])
-    return Client(how, client.set, client.get)
+    append = module.ClusterPipeline.execute_command
+    return Client(how, client.set, client.get, client.pipeline, append)
 
 
 class Turn:
-    """Greenlets that store and fetch until they are stopped, or fail."""
+    """Greenlets that store and fetch until they are stopped, or fail; so many commands at once if `pipeline`."""
 
-    def __init__(self, client: Client, greenlets: int) -> None:
+    def __init__(self, client: Client, greenlets: int, pipeline: int) -> None:
         self._client = client
         self._stopped = False
         self._pairs = [0] * greenlets
         self._errors: list[str] = []
-        self._greenlets = [gevent.spawn(self._work, number) for number in range(greenlets)]
+        work = partial(self._work_in_pipelines, pipeline // 2) if pipeline else self._work
+        self._greenlets = [gevent.spawn(work, number) for number in range(greenlets)]
 
     def measure(self, warmup: float, seconds: float) -> tuple[int, float, float]:
         """Let them work. Returns commands, seconds and CPU seconds, those of the warm-up not counted."""
@@ -134,6 +142,22 @@ class Turn:
         except Exception as error:
             self._errors.append(f"{type(error).__name__}: {error}")
 
+    def _work_in_pipelines(self, size: int, number: int) -> None:
+        append, pairs = self._client.append, self._pairs
+        names = [f"bench:{number}:{key}" for key in range(size)]
+        values = [name.ljust(VALUE_SIZE, ".").encode() for name in names]
+        try:
+            while not self._stopped:
+                pipeline = self._client.pipeline()
+                for key, value in zip(names, values, strict=True):
+                    append(pipeline, "SET", key, value)
+                    append(pipeline, "GET", key)
+                if pipeline.execute()[1::2] != values:
+                    raise ValueError("a wrong reply")
+                pairs[number] += size
+        except Exception as error:
+            self._errors.append(f"{type(error).__name__}: {error}")
+
 
 def _cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -157,11 +181,11 @@ def _allow_many_sockets() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    name, seeds, greenlets, warmup, seconds = arguments
+    name, seeds, greenlets, warmup, seconds, pipeline = arguments
     nodes = [(host, int(port)) for host, _, port in (seed.rpartition(":") for seed in seeds.split(","))]
     _allow_many_sockets()
     client = open_client(name, nodes)
-    turn = Turn(client, int(greenlets))
+    turn = Turn(client, int(greenlets), int(pipeline))
     commands, took, cpu = turn.measure(float(warmup), float(seconds))
     connections = [_count_connections(node) for node in nodes]
     errors = turn.end()

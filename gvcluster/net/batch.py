@@ -31,7 +31,7 @@ from gvcluster.options import CallOptions
 
 # Seconds after the deadline by which every command has had its end, unless a signal handler has raised in the midst of
 # telling: then the caller ends it.
-_GRACE = 1.0
+_GRACE = 0.2
 
 
 class Batch:
@@ -71,6 +71,8 @@ class Batch:
 
     def _abandon(self) -> None:
         """Nobody waits any more. Never switches."""
+        if not self._owed:
+            return
         for volley in self._volleys:
             volley.leave()
         for greenlet in self._greenlets:

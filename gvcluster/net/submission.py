@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
@@ -17,6 +16,7 @@ from gvcluster.core.slots import hash_slot
 from gvcluster.errors import ClosedError, GvClusterError
 from gvcluster.net.executor import Executor
 from gvcluster.net.request import Request
+from gvcluster.net.watch import SHORTEST
 from gvcluster.options import CallOptions
 
 Callback = Callable[[Any, Exception | None], object]  # callback(reply, error)
@@ -26,7 +26,7 @@ class Submission:
     """One submitted command, from here to its callbacks. Belongs to one hub."""
 
     __slots__ = (
-        *("_callbacks", "_done", "_executor", "_options", "_request", "_timer"),
+        *("_called", "_callbacks", "_done", "_executor", "_is_told", "_options", "_request", "_timer"),
         *("args", "began", "data", "deadline", "error", "is_done", "patience", "reply", "slot"),
     )
 
@@ -36,7 +36,9 @@ class Submission:
         self.is_done = False
         self.reply: Any = None
         self.error: Exception | None = None
-        self._callbacks: deque[Callback] = deque()
+        self._callbacks: list[Callback] = []
+        self._called = 0  # how many of them were
+        self._is_told = False
         self._done: Event | None = None
         self._timer: Any = None
         self._request: Request | None = None
@@ -86,10 +88,14 @@ class Submission:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def settle(self, reply: Any, error: Exception | None = None) -> None:
-        """This is the end of it. Whatever comes later changes nothing. Never switches."""
-        if self.is_done:
+        """This is the end of it. Whatever comes later changes nothing. Never switches.
+
+        A signal handler that raises may have ended an earlier call in the midst: this one goes on with the rest.
+        """
+        if not self.is_done:
+            self.reply, self.error, self.is_done = reply, error, True
+        if self._is_told:
             return
-        self.reply, self.error, self.is_done = reply, error, True
         self.set_timer(None)
         if getcurrent() is self._executor.hub:
             self._tell()
@@ -100,24 +106,30 @@ class Submission:
         """Have the hub call it at the end, soon if that was already."""
         self._callbacks.append(callback)
         if self.is_done:
-            self._executor.runtime.loop.tell_user(self._call_back)
+            self._executor.runtime.loop.tell_user(self._tell)
 
     def _tell(self) -> None:
         try:
             self._call_back()
-            if self._done is not None:
-                self._done.set()
-        finally:
+        except BaseException:
+            self._executor.runtime.loop.tell_user(self._tell)
+            raise
+        if self._done is not None:
+            self._done.set()
+        if not self._is_told:
+            self._is_told = True
             self._executor.active -= 1
 
     def _call_back(self) -> None:
-        loop = self._executor.runtime.loop
-        while self._callbacks and not loop.is_copy:
-            callback = self._callbacks.popleft()
+        loop, callbacks = self._executor.runtime.loop, self._callbacks
+        reply, error = self.reply, self.error
+        while self._called < len(callbacks) and not loop.is_copy:
+            callback = callbacks[self._called]
             try:
-                callback(self.reply, self.error)
-            except BaseException as error:
-                loop.hub.handle_error(callback, type(error), error, error.__traceback__)
+                self._called += 1  # nothing can come between this and the call
+                callback(reply, error)
+            except BaseException as raised:
+                loop.hub.handle_error(callback, type(raised), raised, raised.__traceback__)
 
     def wait(self, seconds: float) -> bool:
         """Wait for the end, at most so many seconds. Returns whether it is there."""
@@ -126,15 +138,18 @@ class Submission:
             loop.refuse_to_wait_in_hub()
             if loop.is_copy:
                 raise ClosedError("the command was submitted before the fork, by another process", maybe_executed=True)
-            self._done = self._done or Event()
-            loop.wait(self._done, seconds)
+            done = Event()  # a collection may run anything here: what is there by now counts
+            if self._done is None:
+                self._done = done
+            if not self.is_done:
+                loop.wait(self._done, seconds)
         return self.is_done
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def expire_with(self, error: Callable[[], GvClusterError]) -> None:
         """End it with this error at its deadline, if it has not ended or been sent before."""
-        timer = self._executor.runtime.loop.timer(self.deadline - monotonic())
+        timer = self._executor.runtime.loop.timer(self.deadline - monotonic(), again=SHORTEST)
         timer.start(self._expire, error, update=True)
         self.set_timer(timer)
 

@@ -84,19 +84,15 @@ class Submitter:
         lane.post(waiter)
 
     def _answered(self, submission: Submission, lane: MultiplexedConnection, waiter: Waiter) -> None:
-        """The reply is in, or an error instead. Called in the hub."""
-        waiter.leave()
+        """The reply is in, or an error instead. Called in the hub, once more if a signal handler raises in it."""
         reply = waiter.reply
-        if submission.is_done:
-            return
         if not isinstance(reply, Exception):
             submission.settle(reply)
-            return
-        submission.set_timer(None)
-        request = submission.request
-        self._go_on(
-            submission, classify(reply, submission.slot, lane.address, script=request.call.script), lane.address
-        )
+        elif not submission.is_done:
+            request = submission.request
+            met = classify(reply, submission.slot, lane.address, script=request.call.script)
+            self._go_on(submission, met, lane.address)
+        waiter.leave()
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,11 @@ from gevent.exceptions import InvalidSwitchError
 from gevent.hub import get_hub
 
 from gvcluster import BlockedInHub, Cluster, GvClusterError
+from gvcluster.net.batch import Batch
 from gvcluster.net.multiplexed import MultiplexedConnection
+from gvcluster.net.submission import Submission
+from gvcluster.net.submitter import Submitter
+from gvcluster.net.volley import Volley
 from gvcluster.net.waiter import Block, Waiter
 from gvcluster.net.watch import Watch
 from gvcluster.testing.answers import NOT_HANDLED, Pieces, Reset
@@ -65,6 +69,8 @@ EVERYTHING = functions(MultiplexedConnection, Waiter, Block, Watch)
 END_OF_TURN = functions(MultiplexedConnection, only="_resume")
 SILENCE = functions(Watch)
 WRITE = functions(MultiplexedConnection, only="_flush _write")
+PIPELINES = functions(Batch, Volley, Block)
+SUBMITTED = functions(Submission, Submitter)
 
 
 def points_of(code: CodeType) -> Iterator[int]:
@@ -142,6 +148,7 @@ class Scene:
         self.is_new, self.is_silent, self.reset_at, self.pieces = False, False, 0, 0
         self._silent: set[FakeConnection] = set()
         self.counts: Counter[str] = Counter()
+        self.called_back: Counter[str] = Counter()
         self._names = map("{}:".format, itertools.count())
         self.node.override = self.answer
 
@@ -190,6 +197,42 @@ class Scene:
         end = time.monotonic() + 0.0001
         while time.monotonic() < end:
             pass
+
+    def send_at_once(self, name: str) -> None:
+        """A pipeline: each of its commands is told by itself."""
+        began, tokens = time.monotonic(), [name + "read", name + "one", name + "two", name + "too"]
+        pipe = self.cluster.pipeline()
+        for token in tokens:
+            pipe.append("GET" if token.endswith("read") else "INCR", token)
+        try:
+            answers: list[object] = pipe.execute()
+        except BaseException as error:
+            answers = [error] * len(tokens)
+        for token, answer in zip(tokens, answers, strict=True):
+            self.told.append(Told(token.encode(), answer, time.monotonic() - began))
+
+    def submit(self, name: str) -> None:
+        """Submitted commands: the callback of each is called once."""
+        began, tokens = time.monotonic(), [name + "read", name + "one", name + "two"]
+        pending = {}
+        for token in tokens:
+            try:
+                pending[token] = self.cluster.submit(
+                    "GET" if token.endswith("read") else "INCR",
+                    token,
+                    callback=lambda *_, token=token: self.called_back.update([token]),
+                )
+            except Alarm:
+                pass  # whether it was submitted, nobody can say
+        for token, each in pending.items():
+            try:
+                answer: object = each.get(timeout=PATIENCE + MARGIN)
+            except BaseException as error:
+                answer = error
+            self.told.append(Told(token.encode(), answer, time.monotonic() - began))
+            gevent.sleep(0.001)  # what was interrupted is told in the next turn
+            if each.ready() and self.called_back[token] != 1:
+                self.told.append(Told(token.encode(), f"{self.called_back[token]} callbacks", 0.0))
 
     # What comes between.
 
@@ -388,6 +431,23 @@ def test_nor_does_it_while_a_silent_node_is_found_out(scene, act):
     all_is_well.is_silent = True
     all_is_well.interrupt_everywhere(getattr(all_is_well, act), runs=30)
     assert all_is_well.counts["ReplyTimeout"] > 0
+
+
+@every_act
+@pytest.mark.parametrize("work", [Scene.send_at_once.__name__, Scene.submit.__name__])
+def test_nor_does_it_in_pipelines_and_submitted_commands(scene, act, work):
+    all_is_well = scene(PIPELINES if work == "send_at_once" else SUBMITTED, retry="safe")
+    all_is_well.work, all_is_well.greenlets_per_run = getattr(all_is_well, work), 2
+    all_is_well.interrupt_everywhere(getattr(all_is_well, act), runs=150)
+
+
+@every_act
+def test_nor_does_it_where_a_pipeline_loses_its_connection(scene, act):
+    skip_if_timers_end_when_they_raise(act)
+    all_is_well = scene(PIPELINES, retry="safe")
+    all_is_well.work, all_is_well.greenlets_per_run, all_is_well.reset_at = all_is_well.send_at_once, 2, 3
+    all_is_well.interrupt_everywhere(getattr(all_is_well, act), runs=150)
+    assert all_is_well.counts["ConnectionLost"] > 0
 
 
 def test_a_handler_that_raises_around_a_calls_own_timer_leaves_no_timer_behind(one_node, connect_to):
