@@ -12,6 +12,7 @@ from gevent.hub import Hub, get_hub
 
 from gvcluster.core.address import Address
 from gvcluster.core.commands import COMMANDS, route
+from gvcluster.core.formatting import format_command
 from gvcluster.core.slots import Key, hash_slot
 from gvcluster.core.topology import Node, Topology
 from gvcluster.errors import TopologyUnavailable
@@ -24,13 +25,12 @@ from gvcluster.net.submission import Callback
 from gvcluster.options import (
     CallOptions,
     ClusterOptions,
-    PipelineOptions,
     call_options_from,
     options_from,
     seconds,
 )
 from gvcluster.pending import PendingReply, checked_callback
-from gvcluster.pipeline import Pipeline
+from gvcluster.pipeline import Pipeline, PipelineOptions
 from gvcluster.reports import Explanation, Statistics
 from gvcluster.seeds import Seeds, parse_seeds, parse_url
 
@@ -159,6 +159,24 @@ class Cluster:
         checked = call_options_from(options) if options else options
         executor = self._executor if self._hub is get_hub() else self._executor_here()
         return PendingReply(executor.submitter.submit(args, checked, checked_callback(callback)))
+
+    def submit_command(
+        self, format: str | bytes, *values: Any, callback: Callback | None = None, **options: Unpack[CallOptions]
+    ) -> PendingReply:
+        """Submit one command, written as C's printf would. (libvalkey: valkeyClusterAsyncCommand, …ToNode.)
+
+        Args:
+            format: See `gvcluster.core.formatting.format_command`: only its own blanks split, those of values do not.
+            values: One for each specifier.
+            callback, options: As for `submit`.
+
+        Returns:
+            A PendingReply.
+
+        Raises:
+            ConfigError, RoutingError, ClosedError: As `submit`, and where format and values do not fit.
+        """
+        return self.submit(*format_command(format, *values), callback=callback, **options)
 
     def explain(self, *args: Any) -> Explanation:
         """Say what the client would do with a command. Nothing is sent.

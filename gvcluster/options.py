@@ -89,20 +89,6 @@ class CallOptions(TypedDict, total=False):
     bulk: bool | None
 
 
-class Place(TypedDict, total=False):
-    """Where a command of a pipeline goes; `Pipeline.append` explains each."""
-
-    node: Any
-    route_key: str | bytes | None
-
-
-class PipelineOptions(TypedDict, total=False):
-    """The keyword arguments of `Cluster.pipeline`, which explains each."""
-
-    timeout: float | None
-    retry: str | None
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """The options of a cluster, checked. Times are in seconds.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, Unpack, cast
+from typing import Any, Self, TypedDict, Unpack, cast
 
 from gvcluster.core.commands import CommandTable
+from gvcluster.core.formatting import format_command
 from gvcluster.core.resp import encode
 from gvcluster.core.slots import hash_slot
 from gvcluster.errors import ConfigError, PartialFailure
@@ -16,7 +17,21 @@ from gvcluster.net.executor import Executor
 from gvcluster.net.request import look_at
 from gvcluster.net.state import ClusterState
 from gvcluster.net.volley import Entry
-from gvcluster.options import CallOptions, Place, call_options_from
+from gvcluster.options import CallOptions, call_options_from
+
+
+class Place(TypedDict, total=False):
+    """Where a command of a pipeline goes; `Pipeline.append` explains each."""
+
+    node: Any
+    route_key: str | bytes | None
+
+
+class PipelineOptions(TypedDict, total=False):
+    """The keyword arguments of `Cluster.pipeline`, which explains each."""
+
+    timeout: float | None
+    retry: str | None
 
 
 class Pipeline:
@@ -81,6 +96,21 @@ class Pipeline:
             except (LookupError, TypeError, ValueError):
                 pass  # the long way tells what is wrong, if anything is
         self._entries.append(entry or self._looked_at(args, call_options_from(cast(CallOptions, place), Place)))
+
+    def append_command(self, format: str | bytes, *values: Any, **place: Unpack[Place]) -> None:
+        """Add one command, written as C's printf would. (libvalkey: valkeyClusterAppendCommand, …ToNode.)
+
+            pipe.append_command("SET user:%d %s", 7, "a name with blanks")
+
+        Args:
+            format: See `gvcluster.core.formatting.format_command`: only its own blanks split, those of values do not.
+            values: One for each specifier.
+            place: As for `append`.
+
+        Raises:
+            ConfigError, RoutingError: As `append`, and where format and values do not fit.
+        """
+        self.append(*format_command(format, *values), **place)
 
     def _looked_at(self, args: tuple[Any, ...], place: CallOptions) -> Entry:
         request = look_at(args, place, self._commands, self._state, 0.0)

@@ -85,7 +85,7 @@ class Executor:
         began = monotonic()
         reply = lane.call(data, began + self._patience)
         if isinstance(reply, Exception):
-            request = self.look_at(args, {}, began)
+            request = look_at(args, {}, self.commands, self._state, began)
             return self.pursue(request, classify(reply, slot, lane.address), lane.address)
         return reply
 
@@ -93,12 +93,8 @@ class Executor:
         """One command, however it is to be sent. The options' names and values are checked already."""
         self.runtime.loop.refuse_to_wait_in_hub()
         self.refuse_if_closing()
-        request = self.look_at(args, options, monotonic())
+        request = look_at(args, options, self.commands, self._state, monotonic())
         return self.carry_out(request, options.get("node"))
-
-    def look_at(self, args: tuple[Any, ...], options: CallOptions, began: float) -> Request:
-        """See what a call is about before anything is sent."""
-        return look_at(args, options, self.commands, self._state, began)
 
     def carry_out(self, request: Request, node: Address | None) -> Any:
         """Execute what was looked at, at that node only if one is named."""

@@ -15,7 +15,7 @@ from gvcluster.core.resp import encode
 from gvcluster.core.slots import hash_slot
 from gvcluster.errors import ClosedError, GvClusterError
 from gvcluster.net.executor import Executor
-from gvcluster.net.request import Request
+from gvcluster.net.request import Request, look_at
 from gvcluster.net.watch import SHORTEST
 from gvcluster.options import CallOptions
 
@@ -58,7 +58,7 @@ class Submission:
                 self.deadline = self.began + state.options.timeout
                 self.patience = state.command_timeout
                 return
-        self._request = request = self._executor.look_at(self.args, self._options, self.began)
+        self._request = request = self._looked_at()
         self.slot, self.data, self.deadline = request.call.slot, request.data, request.call.deadline
         self.patience = request.command_timeout
 
@@ -66,9 +66,13 @@ class Submission:
     def request(self) -> Request:
         """The call, looked at. Its bytes are those of the beginning: a bytearray may have changed meanwhile."""
         if self._request is None:
-            request = self._executor.look_at(self.args, self._options, self.began)
+            request = self._looked_at()
             self._request = replace(request, data=self.data, call=replace(request.call, slot=self.slot))
         return self._request
+
+    def _looked_at(self) -> Request:
+        executor = self._executor
+        return look_at(self.args, self._options, executor.commands, executor.runtime.state, self.began)
 
     @property
     def node(self) -> Address | None:

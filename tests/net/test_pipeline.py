@@ -402,3 +402,15 @@ def test_a_pipeline_of_many_thousand_commands_is_answered(fake, cluster):
         pipe.append("SET", f"k{number % 50}", value)
     assert pipe.execute() == [b"OK"] * 6000
     assert sum(works(fake)) == 6000
+
+
+def test_commands_can_be_written_as_printf_does(fake, cluster):
+    pipe = cluster.pipeline()
+    pipe.append_command("SET %s:%d %b", "user", 7, b"a b\r\nc")
+    pipe.append_command("GET user:%d", 7)
+    pipe.append_command("ECHO %s", "x", node=fake.nodes[1].address)
+    for format, values in (("GET %d", ("no int",)), ("GET %s", ()), ("", ()), ("BLPOP k %d", (0,))):
+        with pytest.raises(ConfigError):
+            pipe.append_command(format, *values)
+    assert pipe.execute() == [b"OK", b"a b\r\nc", b"x"]
+    assert len(fake.nodes[1].commands("ECHO")) == 1

@@ -176,6 +176,17 @@ def test_a_blocking_command_gets_a_connection_of_its_own(fake, cluster, calls):
     assert calls.wait(2) == [(b"OK", None), ([b"k", b"v"], None)]
 
 
+def test_commands_can_be_written_as_printf_does(fake, cluster, calls):
+    assert cluster.submit_command("SET %s:%d %b", "user", 7, b"a b\r\nc", callback=calls).get(timeout=5) == b"OK"
+    assert cluster.submit_command("GET user:%d", 7).get(timeout=5) == b"a b\r\nc"
+    assert cluster.submit_command("ECHO %s", "x", node=fake.nodes[1].address).get(timeout=5) == b"x"
+    for format, values in (("GET %d", ("no int",)), ("GET %s", ()), ("", ())):
+        with pytest.raises(ConfigError):
+            cluster.submit_command(format, *values, callback=calls)
+    assert calls.wait() == [(b"OK", None)]
+    assert len(fake.nodes[1].commands("ECHO")) == 1
+
+
 @pytest.mark.parametrize(
     ("args", "error"),
     [
