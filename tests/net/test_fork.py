@@ -13,7 +13,7 @@ import pytest
 from gevent.monkey import get_original
 
 from gvcluster import Cluster
-from gvcluster.errors import ClosedError
+from gvcluster.errors import ClosedError, GvClusterError
 from gvcluster.testing import FakeCluster, FakeNode
 from gvcluster.testing.answers import NOT_HANDLED, NotHandled
 
@@ -384,3 +384,46 @@ def test_a_copied_greenlet_can_be_killed_in_the_child(distant_fake, fork):
         greenlet.kill()
     finally:
         cluster.close()
+
+
+def test_submitted_commands_and_pipelines_under_way_are_the_parents_alone(distant_fake, fork):
+    fake, told = distant_fake, []
+    silent, busy, unopened = fake.nodes
+    cluster = Cluster(str(silent.address), client_info=False, command_timeout=0.2, timeout=0.2)
+    before_ready = Cluster(fake.seeds, client_info=False, timeout=0.2)
+
+    def note(reply: object, error: object) -> None:
+        told.append(type(error).__name__)
+
+    try:
+        cluster.execute("GET", fake.key_at(busy))
+        silent.on("SET", None)
+        busy.on("SET", b"-TRYAGAIN later\r\n")
+        pipe = cluster.pipeline()
+        for node in (silent, busy):
+            pipe.append("SET", fake.key_at(node), 1)
+            pending = cluster.submit("SET", fake.key_at(node), 1, callback=note)
+        executing = gevent.spawn(pipe.execute)
+        wait_for(lambda: len(silent.commands("SET")) == 2 and len(busy.commands("SET")) >= 2)
+        cluster.submit("SET", fake.key_at(unopened), 1, callback=note)
+        before_ready.submit("GET", "k", callback=note)
+        sent = [len(node.commands("SET")) for node in fake.nodes]
+
+        def child() -> object:
+            gevent.sleep(0.4)  # every copied timer goes off meanwhile
+            copies, new = [list(told), executing.ready()], []
+            cluster.submit("ECHO", "x", callback=lambda reply, error: new.append(reply.decode()))
+            cluster.disconnect()
+            try:
+                pending.get()
+            except GvClusterError as error:
+                new.append([type(error).__name__, error.maybe_executed])
+            return copies, new
+
+        assert in_child(fork, child) == [[[], False], ["x", ["ClosedError", True]]]
+        assert [len(node.commands("SET")) for node in fake.nodes] == sent
+        wait_for(lambda: len(told) == 4 and executing.ready())
+        assert len(told) == 4
+    finally:
+        cluster.close()
+        before_ready.close()
