@@ -392,6 +392,21 @@ def test_start_returns_at_once_and_what_is_submitted_before_ready_is_sent_in_ord
     assert [each.connections.accepted for each in fake.nodes].count(1) >= 1
 
 
+def test_who_submits_when_the_map_has_just_come_does_not_get_ahead(fake, make, calls):
+    node = fake.nodes[0]
+    key = fake.key_at(node)
+
+    def on_event(event: object) -> None:
+        if isinstance(event, Ready):
+            cluster.submit("SET", key, "late", callback=calls)
+
+    cluster = make(str(node.address), on_event=on_event)
+    for number in range(5):
+        cluster.submit("SET", key, number, callback=calls)
+    calls.wait(6)
+    assert [args[2] for args in node.commands("SET")] == [b"0", b"1", b"2", b"3", b"4", b"late"]
+
+
 def test_submitting_alone_makes_the_first_connection(fake, make, calls):
     cluster = make()
     cluster.submit("SET", "k", "v", callback=calls)
