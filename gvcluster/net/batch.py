@@ -143,7 +143,8 @@ class Batch:
         parts = [ASKING + entry.data if entry.is_asking else entry.data for entry in entries]
         owed = len(parts) + sum(entry.is_asking for entry in entries)
         deadline = min(monotonic() + self._state.command_timeout, self._deadline)
-        volley = Volley(Block(b"".join(parts), owed, self._executor.hub, deadline), entries, self._answered)
+        block = Block(b"".join(parts), owed, self._executor.hub, deadline)
+        volley = Volley(block, entries, self._loop, self._answered)
         self._volleys.add(volley)
         volley.fire(lane)
 

@@ -154,15 +154,15 @@ class Submission:
     def expire_with(self, error: Callable[[], GvClusterError]) -> None:
         """End it with this error at its deadline, if it has not ended or been sent before."""
         timer = self._executor.runtime.loop.timer(self.deadline - monotonic(), again=SHORTEST)
-        timer.start(self._expire, error, update=True)
+        timer.start(self._expire, timer, error, update=True)
         self.set_timer(timer)
 
-    def _expire(self, error: Callable[[], GvClusterError]) -> None:
-        if not self._executor.runtime.loop.is_copy:
+    def _expire(self, timer: Any, error: Callable[[], GvClusterError]) -> None:
+        if timer is self._timer and not self._executor.runtime.loop.is_copy:
             self.settle(None, error())
 
     def set_timer(self, timer: Any) -> None:
         """Have this timer instead of the one before."""
         old, self._timer = self._timer, timer
         if old is not None:
-            self._executor.runtime.loop.drop(old)
+            self._executor.runtime.loop.end(old)

@@ -12,6 +12,7 @@ from gvcluster.core.outcome import Outcome
 from gvcluster.core.resp import encode
 from gvcluster.core.retry import Call, Follow, Progress
 from gvcluster.errors import GvClusterError, ReplyError
+from gvcluster.net.loop import HubLoop
 from gvcluster.net.multiplexed import MultiplexedConnection
 from gvcluster.net.waiter import Block
 
@@ -49,10 +50,12 @@ class Entry:
 class Volley:
     """A node's block that is under way."""
 
-    __slots__ = ("_answered", "_block", "_is_over", "_timer", "entries", "lane")
+    __slots__ = ("_answered", "_block", "_is_over", "_loop", "_timer", "entries", "lane")
 
-    def __init__(self, block: Block, entries: list[Entry], answered: Callable[[Volley, list[Entry]], object]) -> None:
-        self.entries = entries
+    def __init__(
+        self, block: Block, entries: list[Entry], loop: HubLoop, answered: Callable[[Volley, list[Entry]], object]
+    ) -> None:
+        self.entries, self._loop = entries, loop
         self._block, self._answered, self._is_over = block, answered, False
         block.wake = self._end  # type: ignore[assignment]  # it is this block that it is called with
         self._timer: Any = None
@@ -67,8 +70,7 @@ class Volley:
         """Wait no longer: unsent, it will not be sent; sent, its replies will be dropped. Never switches."""
         self._is_over = True
         self._block.leave()
-        self._timer.stop()
-        self._timer.close()
+        self._loop.end(self._timer)
 
     def _end(self, block: Block) -> None:
         """All replies are in, or no more will come. Called in the hub."""

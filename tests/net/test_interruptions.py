@@ -443,7 +443,6 @@ def test_nor_does_it_in_pipelines_and_submitted_commands(scene, act, work):
 
 @every_act
 def test_nor_does_it_where_a_pipeline_loses_its_connection(scene, act):
-    skip_if_timers_end_when_they_raise(act)
     all_is_well = scene(PIPELINES, retry="safe")
     all_is_well.work, all_is_well.greenlets_per_run, all_is_well.reset_at = all_is_well.send_at_once, 2, 3
     all_is_well.interrupt_everywhere(getattr(all_is_well, act), runs=50)
