@@ -155,6 +155,7 @@ class Cluster:
         Raises:
             ConfigError, RoutingError: As `execute`. Like all that is raised here, without a call of the callback.
             ClosedError: The cluster takes no work any more.
+            PoolFull: `max_in_flight` calls are in flight on the node's lane, or wait for a connection.
         """
         checked = call_options_from(options) if options else options
         executor = self._executor if self._hub is get_hub() else self._executor_here()

@@ -140,8 +140,7 @@ class Options:
     on_connect(connection, error): after TCP connect, before anything is sent; or with the error of a failed attempt.
     on_disconnect(connection, error): error is None when you asked for it.
     on_event(event): see gvcluster.events. It is called by a greenlet of its own, one event after another; it may wait.
-    on_push(connection, push): a RESP3 push, a list, that the server has sent by itself. Called in the hub: it must not
-        wait. What it raises, the hub reports.
+    on_push(connection, push): a RESP3 push, a list, that answers nobody. Called in the hub: it must not wait.
     """
 
     username: str | None = None
@@ -262,9 +261,7 @@ def _socket_options(given: object) -> tuple[SocketOption, ...]:
     for each in given:
         kinds = [type(part) for part in each] if isinstance(each, tuple | list) else []
         if kinds not in ([int, int, int], [int, int, bytes]):
-            raise ConfigError(
-                f"socket_options has {each!r}: each must be (level, name, value), numbers or bytes as value"
-            )
+            raise ConfigError(f"socket_options has {each!r}: each must be (level, name, value), value may be bytes")
     return tuple((level, name, value) for level, name, value in given)
 
 
@@ -279,11 +276,7 @@ def _callback(name: str, value: object) -> None:
 
 
 def call_options_from(given: CallOptions, known: type = CallOptions) -> CallOptions:
-    """Check the options of one call, or those that the TypedDict `known` lists. `node` becomes an Address.
-
-    Raises:
-        ConfigError: one of them is not known, or makes no sense.
-    """
+    """Check the options of a call, or those that the TypedDict lists. `node` becomes an Address. Raises ConfigError."""
     refuse_unknown(given, known.__annotations__)
     checked = CallOptions(**given)
     for name, value in given.items():
@@ -299,10 +292,8 @@ def call_options_from(given: CallOptions, known: type = CallOptions) -> CallOpti
 
 
 def _node_address(node: object) -> Address:
-    if isinstance(node, Node):
-        return node.address
-    if isinstance(node, Address):
-        return node
+    if isinstance(node, Node | Address):
+        return node.address if isinstance(node, Node) else node
     if isinstance(node, str):
         return Address.parse(node)
     raise ConfigError(f'node must be a Node, an Address or "host:port", not {type(node).__name__}')

@@ -17,7 +17,7 @@ import gevent
 from gevent.event import Event
 
 from gvcluster.core.address import Address
-from gvcluster.core.outcome import Unserved, classify
+from gvcluster.core.outcome import Failed, Unserved, classify
 from gvcluster.core.retry import Follow, Refetch, Retry
 from gvcluster.errors import GvClusterError, ReplyTimeout, TopologyUnavailable
 from gvcluster.net.executor import Executor, NextStep
@@ -110,10 +110,11 @@ class Batch:
             self._spawn(self._mend, unserved, None)
 
     def _send_block(self, entries: list[Entry], pool: NodePool) -> None:
-        if pool.lane is None:
+        lane = pool.lane or pool.lane_for(False)
+        if lane is None:
             self._spawn(self._open, entries, pool)
         else:
-            self._post(pool.lane, entries)
+            self._post(lane, entries)
 
     def _pool_for(self, entry: Entry, anybody: NodePool | None) -> NodePool | Unserved:
         case, target = entry.case, entry.node
@@ -131,7 +132,7 @@ class Batch:
         left = self._deadline - monotonic()
         on_slow = None if slot is None else partial(self._executor.runtime.failover.attend, slot, left)
         try:
-            lane = pool.wait_lane(self._deadline, on_slow)
+            lane = pool.wait_lane_for(False, self._deadline, on_slow)
         except GvClusterError as error:
             for entry in entries:
                 self._case(entry).met = classify(own(error), entry.slot, pool.address)
@@ -146,7 +147,13 @@ class Batch:
         block = Block(b"".join(parts), owed, self._executor.hub, deadline)
         volley = Volley(block, entries, self._loop, self._answered)
         self._volleys.add(volley)
-        volley.fire(lane)
+        full = volley.fire(lane)
+        if full is not None:
+            volley.leave()
+            self._volleys.discard(volley)
+            for entry in entries:
+                self._case(entry).met = Failed(own(full))
+            self._spawn(self._mend, entries, lane.address)
 
     def _answered(self, volley: Volley, failed: list[Entry]) -> None:
         """A block has come back. Called in the hub."""

@@ -25,12 +25,7 @@ from gvcluster.core.retry import (
     hints_at_stale_map,
 )
 from gvcluster.core.slots import hash_slot
-from gvcluster.errors import (
-    ClosedError,
-    GvClusterError,
-    SlotNotCovered,
-    TopologyUnavailable,
-)
+from gvcluster.errors import ClosedError, GvClusterError, SlotNotCovered, TopologyUnavailable
 from gvcluster.net.doubts import look_into
 from gvcluster.net.large import BULK
 from gvcluster.net.loop import TICK

@@ -173,16 +173,22 @@ class MultiplexedConnection:
         refused = next((each for each in block.earlier if isinstance(each, ReplyError)), None)
         return refused if refused is not None and isinstance(reply, ReplyError) else reply
 
-    def post(self, waiter: Waiter) -> None:
+    def post(self, waiter: Waiter) -> PoolFull | None:
         """Queue a call of which nobody parks: its `wake` is a function, called in the hub. Never switches.
 
-        A deadline nearer than those of the calls before it needs a timer: see `time`.
+        A deadline nearer than those of the calls before it needs a timer: see `time`. Who leaves says so: `give_up`.
+
+        Returns:
+            PoolFull if too many wait for room already: then it is not queued.
         """
+        if len(self._queue) >= self._most_waiting and self.is_full(self._most_waiting):
+            return self.full()
         self._queue.append(waiter)
         if not self._due.pending:
             self._due = self._soon(self._flush)
         if not self._watch.is_running:
             self._watch.start()
+        return None
 
     def time(self, waiter: Waiter) -> Any:
         """Give a posted call a timer of its own. Who is told closes it."""

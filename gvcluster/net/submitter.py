@@ -14,7 +14,7 @@ from typing import Any
 
 from gvcluster.core.address import Address
 from gvcluster.core.outcome import Failed, Outcome, Unserved, classify
-from gvcluster.errors import ClosedError, ConnectFailed, GvClusterError, TopologyUnavailable
+from gvcluster.errors import ClosedError, ConnectFailed, GvClusterError, PoolFull, TopologyUnavailable
 from gvcluster.net.executor import Executor
 from gvcluster.net.multiplexed import MultiplexedConnection
 from gvcluster.net.pool import NodePool
@@ -64,7 +64,13 @@ class Submitter:
         elif pool is None or pool.lane is None or pool in self._rows:
             self._queue_up(submission, pool)
         else:
-            self._post(submission, pool.lane, hurry=not (is_first and submission.is_ordinary))
+            self._post_first(submission, pool.lane, is_first=is_first)
+
+    def _post_first(self, submission: Submission, lane: MultiplexedConnection, *, is_first: bool) -> None:
+        """Send it over a lane that is open. Who submits right now can be told that there is no room."""
+        if is_first and lane.is_full():
+            raise lane.full()
+        self._post(submission, lane, hurry=not (is_first and submission.is_ordinary))
 
     def _pool_for(self, submission: Submission) -> NodePool | Unserved | None:
         node, slot = submission.node, submission.slot
@@ -80,8 +86,11 @@ class Submitter:
         now = monotonic()
         waiter = Waiter(submission.data, self._loop.hub, min(now + submission.patience, submission.deadline))
         waiter.wake = partial(self._answered, submission, lane)
+        full = lane.full() if lane.is_full() else lane.post(waiter)
+        if full is not None:
+            submission.settle(None, full)
+            return
         submission.set_timer(lane.time(waiter) if hurry else None)
-        lane.post(waiter)
 
     def _answered(self, submission: Submission, lane: MultiplexedConnection, waiter: Waiter) -> None:
         """The reply is in, or an error instead. Called in the hub, once more if a signal handler raises in it."""
@@ -97,11 +106,13 @@ class Submitter:
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def _queue_up(self, submission: Submission, pool: NodePool | None) -> None:
+        row = self._rows.get(pool)
+        if row is not None and len(row) >= self._state.options.max_in_flight:
+            raise PoolFull(f"{len(row):,} submitted commands wait for a connection already")
         if pool is None:
             submission.expire_with(self._too_late_for_map)
         else:
             submission.expire_with(partial(_no_connection, pool.address))
-        row = self._rows.get(pool)
         if row is None:
             row = self._rows[pool] = deque()
             self._loop.spawn(self._see_to_row, row, pool)
@@ -127,7 +138,7 @@ class Submitter:
         if row[0].node is None:
             on_slow = partial(self._executor.runtime.failover.attend, row[0].slot, latest - monotonic())
         try:
-            lane = pool.wait_lane(latest, on_slow)
+            lane = pool.wait_lane_for(False, latest, on_slow)
         except GvClusterError as error:
             for submission in _drain(row):
                 self._go_on(submission, classify(own(error), submission.slot, pool.address), pool.address)

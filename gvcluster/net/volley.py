@@ -11,7 +11,7 @@ from gvcluster.core.commands import Command
 from gvcluster.core.outcome import Outcome
 from gvcluster.core.resp import encode
 from gvcluster.core.retry import Call, Follow, Progress
-from gvcluster.errors import GvClusterError, ReplyError
+from gvcluster.errors import GvClusterError, PoolFull, ReplyError
 from gvcluster.net.loop import HubLoop
 from gvcluster.net.multiplexed import MultiplexedConnection
 from gvcluster.net.waiter import Block
@@ -60,16 +60,17 @@ class Volley:
         block.wake = self._end  # type: ignore[assignment]  # it is this block that it is called with
         self._timer: Any = None
 
-    def fire(self, lane: MultiplexedConnection) -> None:
-        """Send it."""
+    def fire(self, lane: MultiplexedConnection) -> PoolFull | None:
+        """Send it. Returns PoolFull if there is no room for it."""
         self.lane = lane
         self._timer = lane.time(self._block)
-        lane.post(self._block)
+        return lane.post(self._block)
 
     def leave(self) -> None:
         """Wait no longer: unsent, it will not be sent; sent, its replies will be dropped. Never switches."""
         self._is_over = True
         self._block.leave()
+        self.lane.give_up(self._block)
         self._loop.end(self._timer)
 
     def _end(self, block: Block) -> None:

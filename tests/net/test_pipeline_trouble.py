@@ -11,6 +11,7 @@ from gvcluster import (
     ClosedError,
     ConnectFailed,
     ConnectionLost,
+    PoolFull,
     Redirected,
     ReplyError,
     ReplyTimeout,
@@ -377,6 +378,30 @@ def test_bytes_that_are_no_resp_end_the_connection_and_the_rest_of_the_block(fak
     assert replies[0] == b"OK"
     assert [type(reply) for reply in replies[1:]] == [ConnectionLost] * 2
     assert "not RESP" in str(replies[1])
+
+
+# -- a lane that is full -----------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_is_one_call_of_a_lane_and_waits_for_room_or_hears_that_there_is_none(fake, make):
+    node = fake.nodes[0]
+    cluster = make(max_in_flight=1, max_waiting=1)
+    key = fake.key_at(node)
+    cluster.execute("GET", key)
+    held: list[Any] = []
+    node.on("SET", lambda _node, connection, _args: held.append(connection))
+    commands = [("SET", key, number) for number in range(3)]
+    first, second, third = [gevent.spawn(appended(cluster, *commands).execute) for _ in range(3)]
+    replies = third.get(timeout=5)
+    assert [type(reply) for reply in replies] == [PoolFull] * 3
+    assert not any(reply.maybe_executed for reply in replies)
+    node.wait_until(lambda: len(held) == 3)
+    assert not first.ready()
+    held[0].send(b"+OK\r\n" * 3)
+    node.wait_until(lambda: len(held) == 6)
+    held[0].send(b"+OK\r\n" * 3)
+    assert (first.get(timeout=5), second.get(timeout=5)) == ([b"OK"] * 3, [b"OK"] * 3)
+    assert sum(each.in_flight for each in cluster.statistics().nodes) == 0
 
 
 # -- kills and timeouts ------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from gvcluster import (
     CrossSlot,
     NoKey,
     PendingReply,
+    PoolFull,
     Ready,
     Redirected,
     ReplyError,
@@ -362,6 +363,26 @@ def test_the_default_deadline_ends_a_submitted_command(fake, make, calls):
     for number in range(5):
         cluster.submit("SET", fake.key_at(node), number, callback=calls)
     assert [type(error) for _, error in calls.wait(5)] == [ReplyTimeout] * 5
+
+
+def test_a_full_lane_refuses_at_once_and_the_callback_is_never_called(fake, make, calls):
+    node = fake.nodes[0]
+    cluster = make(max_in_flight=3)
+    key = fake.key_at(node)
+    cluster.execute("GET", key)
+    held: list[Any] = []
+    node.on("SET", lambda _node, connection, _args: held.append(connection))
+    for _ in range(3):
+        cluster.submit("SET", key, "v", callback=calls)
+    with pytest.raises(PoolFull):
+        cluster.submit("SET", key, "v", callback=calls)
+    node.wait_until(lambda: len(held) == 3)
+    held[0].send(b"+OK\r\n" * 3)
+    assert calls.wait(3) == [(b"OK", None)] * 3
+    node.on("SET", b"+OK\r\n")
+    assert cluster.submit("SET", key, "v").get(timeout=5) == b"OK"
+    cluster.disconnect()
+    assert len(node.commands("SET")) == 4
 
 
 # -- before there is a connection, or a map ----------------------------------------------------------------------------
