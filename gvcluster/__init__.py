@@ -42,6 +42,7 @@ from gvcluster.errors import (
     UnknownCommand,
 )
 from gvcluster.events import Closed, Event, Ready, SlotMapUpdated
+from gvcluster.exclusive import ExclusiveConnection
 from gvcluster.net.dial import Connection
 from gvcluster.options import Options
 from gvcluster.pending import PendingReply
@@ -72,6 +73,7 @@ __all__ = [
     "Options",
     "PartialFailure",
     "PendingReply",
+    "ExclusiveConnection",
     "Pipeline",
     "PoolError",
     "PoolFull",

@@ -15,8 +15,9 @@ from gvcluster.core.commands import COMMANDS, route
 from gvcluster.core.formatting import format_command
 from gvcluster.core.slots import Key, hash_slot
 from gvcluster.core.topology import Node, Topology
-from gvcluster.errors import TopologyUnavailable
+from gvcluster.errors import ConfigError, SlotNotCovered, TopologyUnavailable
 from gvcluster.events import Closed
+from gvcluster.exclusive import ExclusiveConnection
 from gvcluster.net import forks
 from gvcluster.net.executor import Executor
 from gvcluster.net.hubs import Hubs, release
@@ -234,6 +235,38 @@ class Cluster:
         """
         slot = hash_slot(key)
         return self._topology().owner(slot)
+
+    def connection(
+        self, node: Any = None, *, route_key: Key | None = None, timeout: float | None = None
+    ) -> ExclusiveConnection:
+        """Open a connection to one node for yourself: use it in a `with` statement. (valkeyClusterGetValkeyContext.)
+
+        Args:
+            node: A Node, an Address or "host:port".
+            route_key: Instead of `node`: a key; the node is the one that serves it now.
+            timeout: Seconds for connecting; the option `timeout` if None. `connect_timeout` holds as well.
+
+        Raises:
+            ConfigError: Neither or both of `node` and `route_key` are given, or they make no sense.
+            SlotNotCovered, TopologyUnavailable: No node is known that serves the key.
+            ConnectFailed, AuthFailed: No connection.
+            ClosedError: The cluster was closed.
+
+        Blocks: until connected. A kill or Timeout closes what was opened.
+        """
+        if (node is None) == (route_key is None):
+            raise ConfigError("name the node, or a key that it serves with route_key=: one of the two")
+        deadline, executor = self._deadline(timeout), self._executor_here()
+        executor.runtime.loop.refuse_to_wait_in_hub()
+        executor.refuse_if_closing()
+        if route_key is not None:
+            node = self.node_for_key(route_key)
+            if node is None:
+                slot = hash_slot(route_key)
+                raise SlotNotCovered(f"no node serves slot {slot}: the slot map has no owner for it", slot=slot)
+        address = call_options_from({"node": node})["node"]
+        connection = executor.runtime.nodes.pool_at(address).wait_exclusive(deadline)
+        return ExclusiveConnection(connection, self._state, executor.runtime.loop, self._commands)
 
     @staticmethod
     def hash_slot(key: Key) -> int:

@@ -426,3 +426,28 @@ def wait_until(condition: Callable[[], bool]) -> None:
     with gevent.Timeout(10):
         while not condition():
             gevent.sleep(0.005)
+
+
+# --- a connection for oneself
+
+
+def test_transactions_and_watches_work_on_a_connection_of_ones_own(cluster: Cluster) -> None:
+    key = "{exclusive}:n"
+    cluster.execute("SET", key, 1)
+    with cluster.connection(route_key=key) as connection:
+        assert connection.execute("WATCH", key) == b"OK"
+        assert connection.execute("MULTI") == b"OK"
+        assert connection.execute("INCR", key) == b"QUEUED"
+        assert connection.execute("EXEC") == [2]
+        assert connection.execute("WATCH", key) == b"OK"
+        cluster.execute("SET", key, 10)
+        assert connection.execute("MULTI") == b"OK"
+        assert connection.execute("INCR", key) == b"QUEUED"
+        assert connection.execute("EXEC") is None
+    assert cluster.execute("GET", key) == b"10"
+
+
+def test_a_write_and_the_wait_for_its_copies_share_a_connection(cluster: Cluster) -> None:
+    with cluster.connection(route_key="waited") as connection:
+        connection.execute("SET", "waited", "v")
+        assert connection.execute("WAIT", 1, 5000) == 1

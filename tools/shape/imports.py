@@ -25,7 +25,7 @@ ORDER = (
     *("net.multiplexed", "net.exclusive", "net.opening", "net.lanes", "net.pool", "net.doubts"),
     *("net.nodes", "net.refresher", "net.failover", "net.runtime", "net.request", "net.executor"),
     *("net.volley", "net.batch", "net.submission", "net.submitter", "net.hubs"),
-    *("pending", "pipeline", "transaction", "pubsub", "scan", "scripts", "multikey", "caching"),
+    *("pending", "exclusive", "pipeline", "transaction", "pubsub", "scan", "scripts", "multikey", "caching"),
     "cluster",
     "__init__",
     *("testing", "cli", "compat", "contrib"),
