@@ -11,8 +11,8 @@ from typing import Any, Self, Unpack, cast
 from gevent.hub import Hub, get_hub
 
 from gvcluster.core.address import Address
-from gvcluster.core.commands import COMMANDS, route
-from gvcluster.core.formatting import format_command
+from gvcluster.core.commands import route
+from gvcluster.core.formatting import format_command, parse_command
 from gvcluster.core.slots import Key, hash_slot
 from gvcluster.core.topology import Node, Topology
 from gvcluster.errors import ConfigError, SlotNotCovered, TopologyUnavailable
@@ -34,6 +34,7 @@ from gvcluster.pending import PendingReply, checked_callback
 from gvcluster.pipeline import Pipeline, PipelineOptions
 from gvcluster.reports import Explanation, Statistics
 from gvcluster.seeds import Seeds, parse_seeds, parse_url
+from gvcluster.tables import registered
 
 # How often `nodes()` begins again when primaries come and go while it is used.
 _RESTARTS = 16
@@ -59,8 +60,7 @@ class Cluster:
         """
         checked = options_from(options)
         self._state = ClusterState(parse_seeds(seeds), checked, checked.command_timeout)
-        self._commands = COMMANDS
-        self._hubs = Hubs(self._state, self._commands)
+        self._hubs = Hubs(self._state)
         self._executor: Any = None  # the one used last; valid only in its own hub
         self._hub: Hub | None = None
         self._draws_its_own = "rng" not in options
@@ -134,7 +134,7 @@ class Cluster:
             ConfigError: An option makes no sense.
         """
         checked = call_options_from(cast(CallOptions, options), PipelineOptions)
-        return Pipeline(self._state, self._commands, self._executor_here, checked)
+        return Pipeline(self._state, self._state.commands, self._executor_here, checked)
 
     def submit(self, *args: Any, callback: Callback | None = None, **options: Unpack[CallOptions]) -> PendingReply:
         """Send one command and return at once. (libvalkey: valkeyClusterAsyncCommandArgv, …ToNode.)
@@ -180,13 +180,99 @@ class Cluster:
         """
         return self.submit(*format_command(format, *values), callback=callback, **options)
 
+    def command(self, format: str | bytes, *args: Any, **options: Unpack[CallOptions]) -> Any:
+        """Write a command as C's printf would, and execute it: `command("SET %s %d", key, 42)`.
+
+        Args:
+            format: Only its own blanks split arguments: a value with blanks, quotes or CRLF in it stays one argument.
+                See `gvcluster.core.formatting.format_command`.
+            args: One value for each specifier. A value in the format itself is what this call is there to avoid.
+            options: As for `execute`.
+
+        Returns:
+            As `execute`.
+
+        Raises:
+            ConfigError: Too few or too many values, a wrong type, an unknown specifier; nothing was sent.
+            GvClusterError: As `execute`.
+
+        Blocks: as `execute`.
+
+        Source: libvalkey's valkeyClusterCommand.
+        """
+        return self.execute(*format_command(format, *args), **options)
+
+    def command_to_node(self, node: Any, format: str | bytes, *args: Any) -> Any:
+        """Execute a printf-like command at one node: no redirects, no retries. As `command(..., node=node)`.
+
+        Args:
+            node: A Node, an Address or "host:port".
+            format: As for `command`.
+            args: As for `command`.
+
+        Raises:
+            GvClusterError: As `command`. A redirect is raised as Redirected.
+
+        Blocks: as `execute`.
+
+        Source: libvalkey's valkeyClusterCommandToNode.
+        """
+        if node is None:
+            raise ConfigError('node must be a Node, an Address or "host:port", not None')
+        return self.execute(*format_command(format, *args), node=node)
+
+    def execute_formatted(self, data: bytes | bytearray | memoryview, **options: Unpack[CallOptions]) -> Any:
+        """Execute a command that is RESP-encoded already, routed and checked like any other.
+
+        Args:
+            data: Exactly one command, an array of bulk strings: `b"*1\\r\\n$4\\r\\nPING\\r\\n"`.
+            options: As for `execute`.
+
+        Returns:
+            As `execute`.
+
+        Raises:
+            ConfigError: It is not exactly one whole command; nothing was sent.
+            GvClusterError: As `execute`.
+
+        Blocks: as `execute`.
+
+        Source: libvalkey's valkeyClusterFormattedCommand, which looks for the first key only.
+        """
+        return self.execute(*parse_command(data), **options)
+
+    def register_command(
+        self,
+        name: str,
+        arity: int = -1,
+        keys: tuple[int, int, int] | None = None,
+        *,
+        read_only: bool = False,
+        blocking: bool = False,
+    ) -> None:
+        """Tell of a command that gvcluster does not list, such as a module's. Without it a node is asked.
+
+        Args:
+            name: In any case; a subcommand after a blank: `"MYMODULE GET"`.
+            arity: The number of arguments, the name included; negative: at least so many.
+            keys: The first key's position (the name is 0), the last one's (negative: from the end), and the step from
+                one to the next, as modules tell the server; None if it has no key. What has its keys elsewhere is for
+                the option `command_table`.
+            read_only: It changes nothing, so that it may be repeated.
+            blocking: The server may let it wait: it gets a connection of its own.
+
+        Raises:
+            ConfigError: The arguments make no sense, or gvcluster lists the command already.
+        """
+        self._state.add_commands([registered(name, arity, keys or (0, 0, 0), read_only=read_only, blocking=blocking)])
+
     def explain(self, *args: Any) -> Explanation:
         """Say what the client would do with a command. Nothing is sent.
 
         Raises:
             ConfigError, CrossSlot, UnknownCommand: As `execute`.
         """
-        way = route(args, self._commands)
+        way = route(args, self._state.commands)
         topology = self._state.topology
         node = topology.owner(way.slot) if topology is not None and way.slot is not None else None
         return Explanation(way.command.name, way.keys, way.slot, node, way.read_only, way.blocking)

@@ -41,8 +41,8 @@ EXEMPTIONS: tuple[Exemption, ...] = (
 
 # Public functions of gvcluster/cluster.py that never switch; all others say "Blocks:" in their docstring.
 _NO_SWITCH = (
-    "close close_idle command_timeout explain from_url hash_slot pipeline route_version start statistics"
-    " submit submit_command"
+    "close close_idle command_timeout explain from_url hash_slot pipeline register_command route_version start"
+    " statistics submit submit_command"
 )
 NO_SWITCH = frozenset(f"Cluster.{name}" for name in _NO_SWITCH.split())
 

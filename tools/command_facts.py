@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
+
+from gvcluster.core.command_spec import Command, KeySpec
 
 # What to use instead of a command that would change a connection for all who share it, and which commands these are.
 # All are refused on every path but connection(node), which discards its connection afterwards.
@@ -40,7 +43,7 @@ STATEFUL = MappingProxyType({name: advice for advice, names in _INSTEAD for name
 
 # Where blocking commands have their timeout, and how many of its units are a second. A position, negative from the end;
 # or the option without which the command does not block.
-TIMEOUTS = MappingProxyType(
+TIMEOUTS: Mapping[str, tuple[int | str, int]] = MappingProxyType(
     {
         "BLMOVE": (-1, 1),
         "BLMPOP": (1, 1),
@@ -60,25 +63,25 @@ TIMEOUTS = MappingProxyType(
 # Users' code decides what these answer, errors included. So it is with the commands of modules.
 SCRIPTS = frozenset({"EVAL", "EVAL_RO", "EVALSHA", "EVALSHA_RO", "FCALL", "FCALL_RO"})
 
-# What other servers know: arity and further arguments of `Command`, as they are written.
-_LAST = "(KeySpec(1, last=-1),)"
-EXTRA = MappingProxyType(
-    {
-        # Redis 6.2 only. A string to compare that is called KEYS is taken for the option: any node answers the same.
-        "STRALGO": '-2, (KeySpec(2, "KEYS", last=1),), read_only=True, movable_keys=True',
-        "POST": "-1",
-        "HOST:": "-1",
-        # Garnet, read in its source (2.1.4); not what its users register, nor what needs a preview flag.
-        "WATCHMS": f"-2, {_LAST}",
-        "WATCHOS": f"-2, {_LAST}",
-        "GETWITHETAG": "-2, (KeySpec(1),), read_only=True",
-        "GETIFNOTMATCH": "-3, (KeySpec(1),), read_only=True",
-        "SETWITHETAG": "-3, (KeySpec(1),), write=True",
-        "SETIFMATCH": "-4, (KeySpec(1),), write=True",
-        "SETIFGREATER": "-4, (KeySpec(1),), write=True",
-        "DELIFGREATER": "-3, (KeySpec(1),), write=True",
-    }
+# What other servers know.
+_EVERY = (KeySpec(1, last=-1),)
+_FIRST = (KeySpec(1),)
+_EXTRA = (
+    # Redis 6.2 only. A string to compare that is called KEYS is taken for the option: any node answers the same.
+    Command("STRALGO", -2, (KeySpec(2, "KEYS", last=1),), read_only=True, movable_keys=True),
+    Command("POST", -1),
+    Command("HOST:", -1),
+    # Garnet, read in its source (2.1.4); not what its users register, nor what needs a preview flag.
+    Command("WATCHMS", -2, _EVERY),
+    Command("WATCHOS", -2, _EVERY),
+    Command("GETWITHETAG", -2, _FIRST, read_only=True),
+    Command("GETIFNOTMATCH", -3, _FIRST, read_only=True),
+    Command("SETWITHETAG", -3, _FIRST, write=True),
+    Command("SETIFMATCH", -4, _FIRST, write=True),
+    Command("SETIFGREATER", -4, _FIRST, write=True),
+    Command("DELIFGREATER", -3, _FIRST, write=True),
 )
+EXTRA = MappingProxyType({command.name: command for command in _EXTRA})
 
 # The licence of the descriptions from which servers make their COMMAND reply (src/commands/*.json of Valkey).
 NOTICE = """\

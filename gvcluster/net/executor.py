@@ -8,7 +8,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gvcluster.core.address import Address
-from gvcluster.core.commands import CommandTable
 from gvcluster.core.outcome import Moved, Outcome, Refused, Unserved, classify
 from gvcluster.core.resp import encode
 from gvcluster.core.retry import (
@@ -27,6 +26,7 @@ from gvcluster.core.retry import (
 from gvcluster.core.slots import hash_slot
 from gvcluster.errors import ClosedError, GvClusterError, SlotNotCovered, TopologyUnavailable
 from gvcluster.net.doubts import look_into
+from gvcluster.net.inquiry import Inquiry
 from gvcluster.net.large import BULK
 from gvcluster.net.loop import TICK
 from gvcluster.net.pool import NodePool
@@ -44,16 +44,16 @@ NextStep = Follow | Retry | Refetch  # what a call that goes on waits for, and w
 class Executor:
     """What executes the commands of one hub."""
 
-    def __init__(self, runtime: Runtime, commands: CommandTable) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self.hub = runtime.hub
         self.runtime, self._loop = runtime, runtime.loop
         self.active = 0  # calls that do more than wait for their first reply
         self.submitter: Submitter
         self._state, self._nodes = runtime.state, runtime.nodes
         self._refresher, self._failover = runtime.refresher, runtime.failover
-        self.commands = commands
+        self._inquiry = Inquiry(runtime)
         self._large = runtime.nodes.large.known
-        self._table, self._lone_keys = runtime.nodes.table, commands.lone_keys
+        self._table, self._lone_keys = runtime.nodes.table, runtime.state.commands.lone_keys
         self.keep_time()
 
     def keep_time(self) -> None:
@@ -80,7 +80,7 @@ class Executor:
         began = monotonic()
         reply = lane.call(data, began + self._patience)
         if isinstance(reply, Exception):
-            request = look_at(args, {}, self.commands, self._state, began)
+            request = look_at(args, {}, self._state.commands, self._state, began)
             return self.pursue(request, classify(reply, slot, lane.address), lane.address)
         return reply
 
@@ -88,7 +88,7 @@ class Executor:
         """One command, however it is to be sent. The options' names and values are checked already."""
         self.runtime.loop.refuse_to_wait_in_hub()
         self.refuse_if_closing()
-        request = look_at(args, options, self.commands, self._state, monotonic())
+        request = self._inquiry.look_at(args, options, monotonic())
         return self.carry_out(request, options.get("node"))
 
     def carry_out(self, request: Request, node: Address | None) -> Any:
@@ -111,7 +111,7 @@ class Executor:
 
     def is_busy(self) -> bool:
         """Whether any call is under way."""
-        return self.active > 0 or self._nodes.in_flight > 0
+        return self.active > 0 or self._inquiry.active > 0 or self._nodes.in_flight > 0
 
     # -- attempts and decisions ---------------------------------------------------------------------------------------
 

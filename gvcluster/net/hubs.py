@@ -9,7 +9,6 @@ from time import monotonic
 from gevent._hub_local import get_hub_if_exists
 from gevent.hub import get_hub
 
-from gvcluster.core.commands import CommandTable
 from gvcluster.errors import ClosedError
 from gvcluster.net.executor import Executor
 from gvcluster.net.runtime import Runtime
@@ -25,8 +24,8 @@ _LOOK_AGAIN = 0.005
 class Hubs:
     """The executors of a Cluster."""
 
-    def __init__(self, state: ClusterState, commands: CommandTable) -> None:
-        self._state, self._commands = state, commands
+    def __init__(self, state: ClusterState) -> None:
+        self._state = state
         self._executors: list[Executor] = []
         self._commands_before, self._refreshes_before = 0, 0  # of hubs that are no more
 
@@ -43,7 +42,7 @@ class Hubs:
             if executor.hub is hub:
                 return executor
         runtime = Runtime(self._state, hub)
-        executor = Executor(runtime, self._commands)
+        executor = Executor(runtime)
         executor.submitter = Submitter(executor)
         self._state.runtimes.append(runtime)
         self._executors.append(executor)

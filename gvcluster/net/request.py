@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,14 +39,20 @@ class Request:
 
 
 def look_at(
-    args: tuple[Any, ...], options: CallOptions, commands: CommandTable, state: ClusterState, began: float
+    args: tuple[Any, ...],
+    options: CallOptions,
+    commands: CommandTable,
+    state: ClusterState,
+    began: float,
+    told: Sequence[object] | None = None,
 ) -> Request:
-    """Make a Request of a call. The options' names and values are checked already.
+    """Make a Request of a call. The options' names and values are checked already. `told`: keys that a server found.
 
     Raises:
         ConfigError, RoutingError: the call makes no sense, or no node can be chosen for it.
+        UnknownCommand: net/inquiry.py may find out more.
     """
-    way = _way(args, options, commands)
+    way = _way(args, options, commands, told)
     _check(way, options)
     default = state.command_timeout
     command_timeout = options.get("command_timeout") or default
@@ -74,21 +81,28 @@ def call_of(command: Command, slot: int | None, options: CallOptions, state: Clu
     )
 
 
-def _way(args: tuple[Any, ...], options: CallOptions, commands: CommandTable) -> Route:
+def _way(args: tuple[Any, ...], options: CallOptions, commands: CommandTable, told: Sequence[object] | None) -> Route:
     """What the table knows of the command. A stranger goes only where the caller says, trusted like a script."""
     try:
-        return route(args, commands)
+        way = route(args, commands, told)
     except UnknownCommand:
-        if options.get("node") is None and options.get("route_key") is None:
+        if not _is_placed(options):
             raise
         name = args[0] if isinstance(args[0], str) else args[0].decode("latin-1")
         return Route(Command(name.upper(), -1, script=True), (), None, False, False)
+    if way.command.ask_keys and told is None and not _is_placed(options):
+        raise UnknownCommand(f"only a server can tell where {way.command.name} has its keys: pass route_key=")
+    return way
+
+
+def _is_placed(options: CallOptions) -> bool:
+    """Whether the caller says where to send it."""
+    return options.get("node") is not None or options.get("route_key") is not None
 
 
 def _check(way: Route, options: CallOptions) -> None:
     command = way.command
     if command.stateful is not None:
         raise StatefulCommand(f"{command.name} would change a connection that others share: {command.stateful}")
-    placed = way.slot is not None or options.get("node") is not None or options.get("route_key") is not None
-    if not placed and command.request_policy is not None:
+    if way.slot is None and not _is_placed(options) and command.request_policy is not None:
         raise NoKey(f"{command.name} concerns several nodes: name one with node=, such as one of cluster.nodes()")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +10,15 @@ from gevent.hub import get_hub
 from gevent.monkey import get_original
 
 from gvcluster.core.address import Address
+from gvcluster.core.command_spec import Command
+from gvcluster.core.commands import COMMANDS, CommandTable
 from gvcluster.core.retry import Pace
 from gvcluster.core.topology import Topology
 from gvcluster.core.views import Memory
 from gvcluster.events import Closed, Event
 from gvcluster.net.turns import Turns
 from gvcluster.options import Options
+from gvcluster.tables import commands_from
 from gvcluster.tls import Tls, tls_from
 
 
@@ -34,6 +38,8 @@ class ClusterState:
     runtimes: one for each hub that uses the cluster.
     closers: who has called close() first.
     thread: what each native thread keeps until it ends; also where `threading.local` is patched.
+    additions: what the user registered and the servers told of commands that gvcluster's own table does not list.
+    commands: that table with the additions.
     """
 
     seeds: tuple[Address, ...]
@@ -52,10 +58,21 @@ class ClusterState:
     runtimes: list[Any] = field(default_factory=list)
     closers: dict[None, object] = field(default_factory=dict)
     thread: Any = field(default_factory=get_original("threading", "local"))
+    additions: dict[str, Command] = field(default_factory=dict)
+    commands: CommandTable = COMMANDS
     tls: Tls | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.tls = tls_from(self.options)
+        self.add_commands(commands_from(self.options.command_table))
+
+    def add_commands(self, commands: Iterable[Command]) -> None:
+        """Know these as well, in all hubs. Those of gvcluster's own table stay as they are."""
+        self.additions.update((command.name, command) for command in commands)
+        seen: dict[str, Command] = {}
+        while seen != self.additions:  # another thread has added some, and its table may have been published first
+            seen = dict(self.additions)
+            self.commands = COMMANDS.plus(seen.values())
 
     @property
     def patience(self) -> float:

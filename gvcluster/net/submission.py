@@ -46,7 +46,7 @@ class Submission:
 
     def look(self) -> None:
         """See what it is about. Raises what is wrong with it."""
-        commands = self._executor.commands
+        commands = self._executor.runtime.state.commands
         if not self._options:
             try:
                 self.slot: int | None = hash_slot(self.args[commands.lone_keys[self.args[0]]])
@@ -72,7 +72,7 @@ class Submission:
 
     def _looked_at(self) -> Request:
         executor = self._executor
-        return look_at(self.args, self._options, executor.commands, executor.runtime.state, self.began)
+        return look_at(self.args, self._options, executor.runtime.state.commands, executor.runtime.state, self.began)
 
     @property
     def node(self) -> Address | None:

@@ -1,15 +1,18 @@
 """The generated table: current, complete, and what the router relies on in it."""
 
-import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import command_sources
 import gencommands
 import pytest
 from command_facts import EXTRA, SCRIPTS, STATEFUL, TIMEOUTS
 
 from gvcluster.core.command_spec import KeySpec
 from gvcluster.core.commands import COMMANDS, Command
+from gvcluster.core.descriptions import Description
 
 WIRE = Path(__file__).parent / "wire"
 RECORDING = WIRE / "command-valkey-9.1.2.json"
@@ -21,50 +24,117 @@ def named(name: str) -> Command:
     return command
 
 
+def recorded() -> tuple[str, list[Description]]:
+    return command_sources.read_recording(json.loads(RECORDING.read_text()))
+
+
+def made_of(server: str, rows: Iterable[Description]) -> str:
+    told = gencommands.Told()
+    told.hear_server(server, rows)
+    return gencommands.table(told)
+
+
+def commands_in(path: Path) -> dict[str, str]:
+    """The source of each command of a table."""
+    return {command.name: gencommands.source_of(command) for command in command_sources.read_table(path)[1]}
+
+
+# -- servers and recordings --------------------------------------------------------------------------------------------
+
+
 def test_the_committed_table_is_what_the_generator_makes_of_the_recorded_reply() -> None:
-    server, rows = gencommands.read_recording(RECORDING)
-    written = gencommands.table(server, {row.name: row for row in rows})
+    server, rows = recorded()
+    written = made_of(server, rows)
     assert gencommands.TABLE.read_text() == written
-    assert written == gencommands.table(server, {row.name: row for row in reversed(rows)})
+    assert written == made_of(server, reversed(rows))
 
 
 def test_a_recording_is_written_as_it_is_read() -> None:
-    assert gencommands.recording(*gencommands.read_recording(RECORDING)) == RECORDING.read_text()
+    assert command_sources.recording(*recorded()) == RECORDING.read_text()
 
 
 def test_check_says_by_its_exit_status_whether_the_table_is_current(tmp_path: Path) -> None:
     changed = tmp_path / "command.json"
     changed.write_text(RECORDING.read_text().replace('["get", 2,', '["get", 3,'))
-    assert gencommands.main(["--recorded", str(RECORDING), "--check"]) == 0
-    assert gencommands.main(["--recorded", str(changed), "--check"]) == 1
-
-
-def test_a_raw_reply_of_redis_6_2_is_read_too() -> None:
-    reply = [["get", 2, ["readonly", "fast"], 1, 1, 1, ["@read"]], ["append", 3, ["write"], 1, 1, 1, []]]
-    entries = list(gencommands._entries(reply))
-    assert [(entry.name, entry.arity, entry.flags, entry.tips, entry.specs) for entry in entries] == [
-        ("append", 3, ("write",), (), ()),
-        ("get", 2, ("fast", "readonly"), (), ()),
-    ]
+    assert gencommands.main([str(RECORDING), "--check"]) == 0
+    assert gencommands.main([str(changed), "--check"]) == 1
 
 
 @pytest.mark.parametrize("gone", ["client|reply", "eval", "blpop"])
 def test_a_fact_about_a_command_that_is_gone_stops_the_generator(gone: str) -> None:
-    server, rows = gencommands.read_recording(RECORDING)
+    server, rows = recorded()
     with pytest.raises(SystemExit, match=gone.upper().replace("|", " ")):
-        gencommands.table(server, {row.name: row for row in rows if row.name != gone})
+        made_of(server, (row for row in rows if row.name != gone))
 
 
 def test_a_blocking_command_whose_timeout_nobody_looked_up_stops_the_generator() -> None:
-    server, rows = gencommands.read_recording(RECORDING)
-    described = {row.name: row for row in rows}
-    described["get"] = dataclasses.replace(described["get"], flags=("blocking",))
+    server, rows = recorded()
     with pytest.raises(SystemExit, match=r"blocks in \{'GET'\}"):
-        gencommands.table(server, described)
+        made_of(server, (row._replace(flags=("blocking",)) if row.name == "get" else row for row in rows))
+
+
+# -- other inputs ------------------------------------------------------------------------------------------------------
+
+
+def written(tmp_path: Path, name: str, document: object) -> str:
+    (tmp_path / name).write_text(json.dumps(document))
+    return str(tmp_path / name)
+
+
+INDEX = {"begin_search": {"index": {"pos": 1}}, "find_keys": {"range": {"lastkey": 0, "step": 1, "limit": 0}}}
+
+
+def test_description_files_a_module_and_an_earlier_table_make_a_table_and_the_same_once_more(tmp_path: Path) -> None:
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    written(folder, "new.json", {"NEW": {"arity": 3, "command_flags": ["WRITE", "FAST"], "key_specs": [INDEX]}})
+    written(folder, "get.json", {"GET": {"arity": 5, "command_tips": ["REQUEST_POLICY:ALL_SHARDS"]}})
+    written(folder, "sentinel.json", {"SENTINEL": {"arity": -2, "command_flags": ["ONLY_SENTINEL"]}})
+    module = written(tmp_path, "mine.json", {"MY.GET": {"arity": 2, "command_flags": ["READONLY", "BLOCKING"]}})
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+    inputs = [str(folder), str(gencommands.TABLE), "--module", module]
+    assert gencommands.main([*inputs, "--output", str(first)]) == 0
+    before, after = commands_in(gencommands.TABLE), commands_in(first)
+    assert list(after) == sorted(after)
+    assert dict(after.items() - before.items()) == {
+        "NEW": 'Command("NEW", 3, (KeySpec(1),), write=True)',
+        "GET": 'Command("GET", 5, request_policy="all_shards")',
+        "MY.GET": 'Command("MY.GET", 2, read_only=True, blocking=True, script=True)',
+    }
+    assert first.read_text().startswith(
+        '"""GENERATED by tools/gencommands.py: do not edit. Made from\n\n'
+        "- commands, descriptions of commands\n"
+        "- Valkey 9.1.2's COMMAND reply\n"
+        "- mine.json, descriptions of a module's commands\n"
+        '- tools/command_facts.py\n"""\n'
+    )
+    assert gencommands.main([*inputs, "--output", str(first), "--check"]) == 0
+    assert gencommands.main([str(folder), str(first), "--module", module, "--output", str(second)]) == 0
+    assert commands_in(second) == after
+    assert gencommands.main([str(folder), str(second), "--module", module, "--output", str(second), "--check"]) == 0
+
+
+def test_a_server_is_believed_rather_than_a_file_but_has_its_policies_from_there(tmp_path: Path, capsys: Any) -> None:
+    changed = tmp_path / "recording.json"
+    changed.write_text(RECORDING.read_text().replace('["get", 2,', '["get", 4,'))
+    told = {"GET": {"arity": 5, "command_tips": ["REQUEST_POLICY:ALL_SHARDS"]}}
+    files = [written(tmp_path, "told.json", told), str(gencommands.TABLE)]
+    for inputs in ([str(changed), *files], [*files, str(changed)]):
+        assert gencommands.main([*inputs, "--output", str(tmp_path / "table.py")]) == 0
+        row = commands_in(tmp_path / "table.py")["GET"]
+        assert row == 'Command("GET", 4, (KeySpec(1),), read_only=True, request_policy="all_shards")'
+        assert "get: the server says 4" in capsys.readouterr().err
+
+
+def test_an_earlier_table_alone_is_written_as_it_is() -> None:
+    assert gencommands.main([str(gencommands.TABLE), "--check"]) == 0
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_table_has_every_command_of_the_recording_and_the_extra_ones() -> None:
-    _, rows = gencommands.read_recording(RECORDING)
+    _, rows = recorded()
     names = [command.name for command in COMMANDS]
     assert names == sorted({row.name.upper().replace("|", " ") for row in rows} | EXTRA.keys())
     assert len(COMMANDS) == 410
@@ -153,5 +223,6 @@ def test_the_facts_of_one_command_in_full() -> None:
         "response_policy": None,
         "timeout_at": 1,
         "timeout_scale": 1,
+        "ask_keys": False,
         "lone_key": 0,
     }

@@ -5,28 +5,32 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import gencommands
+import command_sources
 import hiredis
 import pytest
 
 from gvcluster.core.commands import COMMANDS, Command, key_positions
 from gvcluster.core.resp import encode
+from gvcluster.testing.servers import find_server
 
 CALLS_PER_COMMAND = 20
 # Values that are also options: they must not be taken for them where a value stands.
 OPTION_LIKE = ("STORE", "KEYS", "STREAMS", "block", "GET", "limit", "AUTH")
+# The second is what Redis 7.0 says of a command that is a name only.
+NO_KEYS = ("ERR The command has no key arguments", "ERR wrong number of arguments for 'command|getkeys' command")
 Ask = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def ask() -> Iterator[Ask]:
-    """A function from a command to the reply of a Valkey 9.1.2; errors are returned."""
-    with gencommands.running_valkey() as port, gencommands.connect("127.0.0.1", port) as connection:
+@pytest.fixture(scope="module", params=["valkey-9.1.2", "redis-7.0.15"])
+def ask(request: pytest.FixtureRequest) -> Iterator[Ask]:
+    """A function from a command to the reply of a server; errors are returned."""
+    server = find_server(request.param).path()
+    with command_sources.running(server) as port, command_sources.connect("127.0.0.1", port) as connection:
         reader = hiredis.Reader(encoding="latin-1", notEnoughData=...)
 
         def ask(*args: str) -> Any:
             connection.sendall(encode(args))
-            return gencommands.read_reply(connection, reader)
+            return command_sources.read_reply(connection, reader)
 
         ask("HELLO", "3")
         yield ask
@@ -96,12 +100,20 @@ def test_every_command_has_its_keys_where_the_server_finds_them(ask: Ask, syntax
             args = caller.call(command.name, syntax[command.name])
             reply = ask("COMMAND", "GETKEYS", *args)
             if isinstance(reply, list):
-                assert [args[position] for position in key_positions(command, args)] == reply, args
+                found = [args[position] for position in key_positions(command, args)]
+                assert found == [key for key in reply if key not in overridden(args)], args
                 agreed.add(command.name)
-            elif str(reply) == "ERR The command has no key arguments":
+            elif str(reply) in NO_KEYS:
                 assert command.keys == (), args
                 agreed.add(command.name)
     assert agreed == {command.name for command in commands_to_compare(syntax)}
+
+
+def overridden(args: list[str]) -> set[str]:
+    """The destination of GEORADIUS that a later one replaces: Redis 7.0 lists it, though nothing is written to it."""
+    if not args[0].startswith("GEORADIUS"):
+        return set()
+    return {args[i + 1] for i, word in enumerate(args[:-2]) if word == "STORE" and args[i + 2] == "STOREDIST"}
 
 
 def commands_to_compare(syntax: dict[str, list[Any]]) -> list[Command]:

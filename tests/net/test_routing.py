@@ -209,10 +209,7 @@ def test_a_named_node_that_is_lost_or_refuses_connections_is_not_asked_again(fak
 # -- refused before anything is sent -----------------------------------------------------------------------------------
 
 
-def test_an_unknown_command_is_refused_unless_the_caller_says_where(fake, cluster):
-    with pytest.raises(UnknownCommand, match="node= or route_key="):
-        cluster.execute("MYMODULE.DO", "it")
-    assert works(fake) == [[], [], []]
+def test_an_unknown_command_is_sent_where_the_caller_says_and_nobody_is_asked_about_it(fake, cluster):
     for node in fake.nodes:
         node.on("MYMODULE.DO", b":1\r\n")
     assert cluster.execute("MYMODULE.DO", "it", node=fake.nodes[2].address) == 1
