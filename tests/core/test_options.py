@@ -355,6 +355,22 @@ def test_any_text_after_the_scheme_is_taken_or_a_config_error(text):
         Cluster.from_url("valkey://" + text)
 
 
+SCHEME = st.sampled_from(["valkey://", "rediss://", "redis+cluster://", "http://", "valkey:"])
+USER = st.sampled_from(["", "u:p@", ":p@", "u@", "%zz:%40@", "u:p@@"])
+PLACE = st.sampled_from(["h:1", "h:1,g:2", "[::1]:1", "::1:1", "h", "h:0", "h:65536", ":1", "", "?:1", "h:1 "])
+PATH = st.sampled_from(["", "/", "/0", "/7", "/x", "/-1", "/1/2"])
+SETTING = st.sampled_from([*ClusterOptions.__annotations__, "password", "nosuch", ""])
+VALUE = st.sampled_from(
+    ["", "1", "0", "-1", "x", "true", "nan", "inf", "1e999", "9" * 5000, "%00", "slots", "/nowhere"]
+)
+
+
+@given(SCHEME, USER, PLACE, PATH, st.lists(st.tuples(SETTING, VALUE).map("=".join), max_size=3).map("&".join))
+def test_whatever_a_url_is_made_of_it_is_taken_or_a_config_error(scheme, user, place, path, query):
+    with contextlib.suppress(ConfigError):
+        Cluster.from_url(f"{scheme}{user}{place}{path}?{query}")
+
+
 # -- secrets ----------------------------------------------------------------------------------------------------------
 
 

@@ -115,6 +115,21 @@ def test_whatever_follows_the_code_a_redirect_leads_to_a_possible_address_or_now
         assert type(outcome) is Failed
 
 
+WHERE = st.sampled_from(["127.0.0.1", "::1", "[::1]", "[", "h.example", "?", "", "unassigned", "a" * 300, "a b", "\0"])
+PORT = st.sampled_from(["7000", "0", "65535", "65536", "-1", "07000", "٣", "", "7000@17000", "7000 "])
+NUMBER = st.just(str(SLOT)) | st.sampled_from(["16384", "-1", f"0{SLOT}", "9" * 30, "٣", ""])
+
+
+@given(st.sampled_from(["MOVED", "ASK", "moved", "MOVED "]), NUMBER, WHERE, st.sampled_from([":", "", "::"]), PORT)
+def test_whatever_a_redirect_is_made_of_it_leads_to_a_possible_address_or_nowhere(word, slot, host, colon, port):
+    outcome = met(f"{word} {slot} {host}{colon}{port}", SLOT)
+    if isinstance(outcome, Moved | Ask):
+        assert outcome.slot == SLOT
+        assert outcome.address is None or Address.parse(str(outcome.address)) == outcome.address
+    else:
+        assert type(outcome) is Failed
+
+
 # -- other replies ----------------------------------------------------------------------------------------------------
 
 
