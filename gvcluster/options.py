@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,8 +24,6 @@ SocketOption = tuple[int, int, int | bytes]  # level, name, value: what setsocko
 _FROM_ZERO = ("db", "max_redirects", "max_waiting")
 _FROM_ONE = ("max_reply_bytes", "lanes", "max_in_flight", "max_queued_bytes")
 _UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
-
-
 _CHOICES: Mapping[str, tuple[object, ...]] = MappingProxyType(
     {
         "protocol": (2, 3),
@@ -64,7 +61,7 @@ class ClusterOptions(TypedDict, total=False):
     max_in_flight: int
     max_queued_bytes: int
     max_waiting: int
-    command_table: str | os.PathLike[str] | Mapping[str, Any] | None
+    command_table: Any
     tls: bool | SSLContext
     tls_ca_file: str | None
     tls_cert_file: str | None
@@ -130,8 +127,7 @@ class Options:
         in, a pipeline's block counts as one. Others wait, first come, first served, within their own time.
     max_queued_bytes: a lane with so many bytes that the kernel has not taken yet is full, too.
     max_waiting: how many calls may wait for room on a lane that is full; others get PoolFull at once.
-    command_table: commands that gvcluster does not list, such as those of a module: a JSON file, or what would be in
-        it, in one of the forms that Valkey has for that (see `gvcluster.tables`). Without it a node is asked.
+    command_table: commands of modules, as the path of a JSON file or what would be in it; see `gvcluster.tables`.
     tls: True, or an SSLContext of yours (stdlib's or gevent's), which is used as it is. It holds for all nodes, whoever
         names them. Certificates are checked, and so is whom they are for: what `tls_server_name` says; else the host of
         the address, if it is a name; else the hostname that the slot map tells beside the IP address; else the latter.
@@ -171,7 +167,7 @@ class Options:
     max_in_flight: int = 10_000
     max_queued_bytes: int = 64 * 2**20
     max_waiting: int = 100_000
-    command_table: str | os.PathLike[str] | Mapping[str, Any] | None = field(default=None, repr=False)
+    command_table: Any = field(default=None, repr=False)
     tls: bool | SSLContext = field(default=False, repr=False)
     tls_ca_file: str | None = None
     tls_cert_file: str | None = None
@@ -215,8 +211,7 @@ class Options:
 
 def options_from(given: ClusterOptions) -> Options:
     """Check the names, then the values. Raises ConfigError with the nearest known name."""
-    known = [each.name for each in fields(Options)]
-    refuse_unknown(given, known)
+    refuse_unknown(given, [each.name for each in fields(Options)])
     return Options(**given)
 
 

@@ -112,6 +112,8 @@ class Inquiry:
         look_up.deadline = max(look_up.deadline, deadline)
         if not self._loop.wait(look_up.done, remaining(deadline)):
             raise RetriesExhausted(f"no node told in time what {name[:32]!r} is, which the command table does not list")
+        if self._state.closed:
+            raise ClosedError("the cluster was closed")
         if isinstance(look_up.answer, GvClusterError):
             raise copy(look_up.answer) from look_up.answer.__cause__  # each caller has a traceback of its own
         return look_up.answer, look_up.asked
@@ -183,9 +185,9 @@ class Inquiry:
 
 def _is_final(error: GvClusterError, asked: Address) -> bool:
     """Whether another node would answer the same. BUSY is not: one node alone runs that script."""
-    return isinstance(classify(error, None, asked), Failed) and not (
-        isinstance(error, ReplyError) and error.code == "BUSY"
-    )
+    if not isinstance(error, ReplyError) or error.code == "BUSY":
+        return False
+    return isinstance(classify(error, None, asked), Failed)
 
 
 def _refused(name: str, asked: Address, error: GvClusterError) -> UnknownCommand:
