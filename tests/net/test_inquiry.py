@@ -287,6 +287,38 @@ def test_closing_ends_an_inquiry(fake, known, cluster):
         caller.get(timeout=10)
 
 
+def test_who_may_wait_longer_than_the_first_who_asked_gets_the_answer(fake, known, cluster):
+    tell, known.tell = known.tell, lambda *_: b"-LOADING not yet\r\n"
+    first = gevent.spawn(cluster.execute, "MY.GET", "k", timeout=0.2)
+    patient = gevent.spawn(cluster.execute, "MY.GET", fake.key_at(fake.nodes[1]), timeout=20)
+    with pytest.raises(RetriesExhausted):
+        first.get(timeout=10)
+    known.tell = tell
+    assert patient.get(timeout=10) == 1
+
+
+def test_closing_ends_the_question_for_keys(fake, movable, cluster):
+    cluster.execute("MY.COPY", "{x}a", "{x}b")
+    movable.was_asked.clear()
+    movable.held = Event()
+    caller = gevent.spawn(cluster.execute, "MY.COPY", "{x}a", "{x}b")
+    movable.wait_until_asked()
+    cluster.close()
+    with pytest.raises(ClosedError):
+        caller.get(timeout=5)
+
+
+def test_closing_ends_an_inquiry_that_waits_for_the_first_map(fake, make):
+    for node in fake.nodes:
+        node.on("CLUSTER", None)
+    cluster = make()
+    caller = gevent.spawn(cluster.execute, "MY.GET", "k")
+    gevent.sleep(0)
+    cluster.close()
+    with pytest.raises(ClosedError):
+        caller.get(timeout=5)
+
+
 def test_an_unlisted_command_may_be_the_first_one(fake, known, make):
     assert make().execute("MY.GET", fake.key_at(fake.nodes[2])) == 2
 
