@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from gvcluster.core.command_spec import KeySpec
@@ -212,6 +212,7 @@ JSON = some.recursive(
 )
 
 
+@settings(max_examples=60)
 @given(JSON | some.lists(some.tuples(some.binary(), JSON, JSON, JSON, JSON, JSON, JSON, JSON, JSON, JSON).map(list)))
 def test_whatever_is_described_is_a_command_or_a_config_error(told: Any) -> None:
     for described in (described_by_server, described_in):
