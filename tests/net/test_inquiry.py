@@ -369,3 +369,19 @@ def test_random_names_are_forgotten(fake, server, cluster):
         with pytest.raises(UnknownCommand):
             cluster.execute(f"MY{rng.random()}")
     assert len(cluster._state.additions) == 0
+
+
+def test_pipelines_and_submitted_commands_know_what_was_registered_or_learned(fake, known, cluster):
+    known.entries["MY.SET"] = entry("my.set", 2)
+    cluster.register_command("MY.SET", 2, (1, 1, 1))
+    keys = [fake.key_at(node) for node in fake.nodes]
+    assert cluster.execute("MY.GET", keys[0]) == 0
+    pipe = cluster.pipeline()
+    for key in keys:
+        pipe.append("MY.SET", key)
+        pipe.append("MY.GET", key)
+    assert pipe.execute() == [0, 0, 1, 1, 2, 2]
+    assert cluster.submit("MY.SET", keys[2]).get(timeout=10) == 2
+    assert len(known.asked) == 1
+    with pytest.raises(UnknownCommand):  # neither of them waits before it has something to send
+        cluster.submit("MY.OTHER", keys[2])
