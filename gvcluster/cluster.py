@@ -352,7 +352,7 @@ class Cluster:
                 raise SlotNotCovered(f"no node serves slot {slot}: the slot map has no owner for it", slot=slot)
         address = call_options_from({"node": node})["node"]
         connection = executor.runtime.nodes.pool_at(address).wait_exclusive(deadline)
-        return ExclusiveConnection(connection, self._state, executor.runtime.loop, self._commands)
+        return ExclusiveConnection(connection, self._state, executor.runtime.loop, self._state.commands)
 
     @staticmethod
     def hash_slot(key: Key) -> int:
