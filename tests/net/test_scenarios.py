@@ -83,13 +83,16 @@ def test_moved_redirect(host_is_left_out):
     old, new = fake.nodes
     target = f":{new.address.port}" if host_is_left_out else new.address
     old.play(
-        *first_map((*ALL, old)),
+        *first_map((0, 1, new), (2, 16383, old)),
         *answered("GET", "foo", reply=redirect("MOVED", target)),
         *asked_for_map((*ALL, new)),
         ExpectClose(),
     )
-    new.play(ExpectConnect(), *answered("GET", "foo", reply=BAR), *answered("GET", "foo", reply=BAR), ExpectClose())
+    served = answered("GET", "foo", reply=BAR)
+    new.play(ExpectConnect(), *answered("PING", reply=b"+PONG\r\n"), *served, *served, ExpectClose())
     with client_of(fake, old.address) as cluster:
+        cluster.connect()
+        assert cluster.execute("PING", node=new.address) == b"PONG"  # it could be asked for the map as well
         assert cluster.execute("GET", "foo") == b"bar"
         old.wait_played()  # closed by the map, before the client ends
         assert cluster.execute("GET", "foo") == b"bar"
