@@ -34,6 +34,7 @@ class FakeCluster:
         replicas: How many replicas each of them has. They come after all primaries in `nodes`.
         username: The user whom AUTH and HELLO let in.
         password: The password of that user. None lets everybody do everything.
+        host: Where the nodes listen: "127.0.0.1" or "::1".
 
     Attributes:
         nodes: The nodes. Their ports are reserved from now on; they listen when the cluster is started.
@@ -44,10 +45,17 @@ class FakeCluster:
     """
 
     def __init__(
-        self, nodes: int = 3, *, replicas: int = 0, username: str = "default", password: str | None = None
+        self,
+        nodes: int = 3,
+        *,
+        replicas: int = 0,
+        username: str = "default",
+        password: str | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         if nodes < 1 or replicas < 0:
             raise ConfigError(f"a cluster has primaries, not {nodes}, and perhaps replicas, not {replicas}")
+        self.host = host
         self.username = username
         self.password = password
         primaries = [FakeNode(self, index) for index in range(nodes)]

@@ -31,8 +31,8 @@ class FakeListener:
         address: Where it listens. The port is its own from the beginning, also while it is stopped.
     """
 
-    def __init__(self) -> None:
-        self._reserved, self.address = _reserve(0)
+    def __init__(self, host: str) -> None:
+        self._reserved, self.address = _reserve(host, 0)
         self._listener: gevent.socket.socket | None = None
         self._acceptor: gevent.Greenlet[..., None] | None = None
         # A script reads its connections itself: they have no greenlet.
@@ -113,7 +113,7 @@ class FakeListener:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
-            self._reserved, _ = _reserve(self.address.port)
+            self._reserved, _ = _reserve(*self.address)
         self._end_connections(rst=False)
         # Last: who is dead does not answer what came while it was frozen.
         self._thawed.set()
@@ -218,10 +218,11 @@ def _kill(*greenlets: gevent.Greenlet[..., None] | None) -> None:
     gevent.killall([greenlet for greenlet in greenlets if greenlet not in (None, gevent.getcurrent())])
 
 
-def _reserve(port: int) -> tuple[socket.socket, Address]:
+def _reserve(host: str, port: int) -> tuple[socket.socket, Address]:
     """A socket that is bound and does not listen: connecting is refused, and nobody else gets the port."""
     # Not gevent's: a gevent socket binds itself to the hub of the thread that makes it.
-    reserved: socket.socket = get_original("socket", "socket")(socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    reserved: socket.socket = get_original("socket", "socket")(family, socket.SOCK_STREAM)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.bind(("127.0.0.1", port))
-    return reserved, Address(*reserved.getsockname())
+    reserved.bind((host, port))
+    return reserved, Address(*reserved.getsockname()[:2])

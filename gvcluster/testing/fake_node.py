@@ -54,7 +54,7 @@ class FakeNode(FakeListener):
     """
 
     def __init__(self, cluster: FakeCluster, index: int, primary: FakeNode | None = None) -> None:
-        super().__init__()
+        super().__init__(cluster.host)
         self.cluster = cluster
         self.index = index
         self.id = f"{index + 1:04x}" * 10

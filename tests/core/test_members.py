@@ -118,6 +118,12 @@ def test_without_ids_the_shard_is_named_by_its_primarys_address() -> None:
     assert topology.replicas_of(topology.nodes[1]) == ()
 
 
+def test_replicas_that_only_a_later_range_names_are_kept() -> None:
+    primary, replica = [b"10.0.0.1", 7001, A.encode()], [b"10.0.0.2", 7002, B.encode()]
+    topology = slots([0, 9, primary], [20, 29, primary, replica])
+    assert [str(node) for node in topology.replicas_of(topology.nodes[0])] == ["10.0.0.2:7002"]
+
+
 def test_of_overlapping_ranges_the_first_wins() -> None:
     topology = slots(
         [10, 20, [b"h1", 1, A.encode()]], [0, 30, [b"h2", 2, B.encode()]], [30, 30, [b"h1", 1, A.encode()]]
