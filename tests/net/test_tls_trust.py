@@ -386,6 +386,7 @@ UNCHECKED = {"check_hostname": False, "verify_mode": ssl.CERT_NONE}
         (UNCHECKED, {"danger_accept_invalid_certificates": True, "danger_accept_invalid_hostnames": True}),
         ({"minimum_version": ssl.TLSVersion.TLSv1_3}, {"tls_minimum_version": "TLSv1.3"}),
         ({"minimum_version": ssl.TLSVersion.MAXIMUM_SUPPORTED}, {}),
+        ({"minimum_version": ssl.TLSVersion.MINIMUM_SUPPORTED}, {}),
     ],
 )
 def test_a_context_that_checks_what_the_options_say_is_taken(changes, options):
@@ -404,7 +405,7 @@ def test_a_context_that_checks_what_the_options_say_is_taken(changes, options):
         ({}, {"danger_accept_invalid_hostnames": True}, "check_hostname"),
         ({}, {"danger_accept_invalid_certificates": True}, "verify_mode"),
         ({}, {"tls_minimum_version": "TLSv1.3"}, "minimum_version"),
-        ({"minimum_version": ssl.TLSVersion.MINIMUM_SUPPORTED}, {}, "minimum_version"),
+        ({"minimum_version": ssl.TLSVersion.MINIMUM_SUPPORTED}, {"tls_minimum_version": "TLSv1.2"}, "minimum_version"),
         ({}, {"tls_ca_file": "x"}, "tls_ca_file"),
         ({}, {"tls_key_password": "hunter2"}, "tls_key_password"),
     ],
