@@ -194,6 +194,16 @@ def test_redirect_with_hostname(black_hole):
         assert [node.address.host for node in cluster.primaries()] == ["localhost"]
 
 
+def has_ipv6_loopback() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6_loopback(), reason="this machine has no ::1")
 def test_redirect_with_ipv6():
     """An IPv6 address without brackets ends at the last colon, in a map, in ASK and in MOVED."""
     fake = FakeCluster(2, host="::1")
