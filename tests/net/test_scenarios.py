@@ -5,7 +5,6 @@ run in RESP2 without CLIENT SETINFO, where our bytes are as lean as libvalkey's.
 """
 
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import gevent
@@ -39,23 +38,6 @@ from gvcluster import (
 from gvcluster.testing import FakeCluster
 from gvcluster.testing.answers import Close
 from gvcluster.testing.script import Expect, ExpectClose, ExpectConnect, Send
-
-
-@pytest.fixture
-def black_hole() -> Iterator[tuple[str, int]]:
-    """An address that neither accepts nor refuses: its backlog is full."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        fillers = []
-        for _ in range(3):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-            fillers.append(filler)
-        yield listener.getsockname()
-        for filler in fillers:
-            filler.close()
 
 
 def test_set_get():
