@@ -7,12 +7,12 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 PAPER = TESTS.parent / "docs" / "from-libvalkey.md"
-_NAMED = re.compile(r"(Soon: )?`((?:core|net|live|chaos)/test_\w+\.py)(?:::(\w+))?`")
+_NAMED = re.compile(r"`((?:core|net|live|chaos)/test_\w+\.py)(?:::(\w+))?`")
 
 
-def named() -> list[tuple[str, str, bool]]:
-    """File, test, and whether it is said to come soon."""
-    return [(file, test, bool(soon)) for soon, file, test in _NAMED.findall(PAPER.read_text())]
+def named() -> list[tuple[str, str]]:
+    """Each file and the test in it."""
+    return _NAMED.findall(PAPER.read_text())
 
 
 def is_there(file: str, test: str) -> bool:
@@ -21,18 +21,12 @@ def is_there(file: str, test: str) -> bool:
 
 
 def test_every_test_that_the_document_names_exists() -> None:
-    missing = [f"{file}::{test}" for file, test, soon in named() if not soon and not is_there(file, test)]
-    assert not missing
-
-
-def test_nothing_that_is_built_is_still_said_to_come_soon() -> None:
-    built = [f"{file}::{test}" for file, test, soon in named() if soon and is_there(file, test)]
-    assert not built, "take the word Soon out of these rows"
+    assert [f"{file}::{test}" for file, test in named() if not is_there(file, test)] == []
 
 
 def test_the_document_is_read_as_it_is_written() -> None:
     assert len(named()) > 100
-    assert PAPER.read_text().count("::test_") == len([test for _, test, _ in named() if test])
+    assert PAPER.read_text().count("::test_") == len([test for _, test in named() if test])
     assert not is_there("net/test_scenarios.py", "test_set")
 
 

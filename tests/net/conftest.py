@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -154,3 +155,20 @@ def distant_fake() -> Iterator[FakeCluster]:
     thread = FakeThread(3)
     yield thread.fake
     thread.stop()
+
+
+@pytest.fixture
+def black_hole() -> Iterator[tuple[str, int]]:
+    """An address that neither accepts nor refuses: its backlog is full."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fillers = []
+        for _ in range(3):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+            fillers.append(filler)
+        yield listener.getsockname()
+        for filler in fillers:
+            filler.close()

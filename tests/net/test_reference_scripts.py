@@ -4,13 +4,13 @@ A node that plays a script dies at anything else: one command more, one connecti
 run in RESP2 without CLIENT SETINFO, where our bytes are as lean as libvalkey's; submitted and in a pipeline.
 """
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import gevent
 import pytest
+from scripted import ALL, BAR, OK, SLOT, answered, asked_for_map, first_map, slots
 
 from gvcluster import (
     ClosedError,
@@ -21,36 +21,10 @@ from gvcluster import (
     Redirected,
     ReplyTimeout,
     SlotNotCovered,
-    hash_slot,
 )
 from gvcluster.testing import FakeCluster, FakeNode
-from gvcluster.testing.answers import Close, encode_reply
+from gvcluster.testing.answers import Close
 from gvcluster.testing.script import Expect, ExpectClose, ExpectConnect, Send
-
-SLOT = hash_slot("foo")
-OK, BAR = b"+OK\r\n", b"$3\r\nbar\r\n"
-ALL = (0, 16383)
-
-
-def slots(*ranges: tuple[int, int, Any]) -> Send:
-    """The reply to CLUSTER SLOTS: first slot, last slot, node or (host, port)."""
-    told = []
-    for first, last, node in ranges:
-        host, port = node.address if isinstance(node, FakeNode) else node
-        told.append([first, last, [host.encode(), port, b"%040d" % port]])
-    return Send(encode_reply(told, 2))
-
-
-def asked_for_map(*ranges: tuple[int, int, Any]) -> tuple[Any, ...]:
-    return Expect("CLUSTER", "SLOTS"), slots(*ranges)
-
-
-def first_map(*ranges: tuple[int, int, Any]) -> tuple[Any, ...]:
-    return ExpectConnect(), *asked_for_map(*ranges)
-
-
-def answered(*args: str, with_: bytes) -> tuple[Any, ...]:
-    return Expect(*args), Send(with_)
 
 
 def by_submit(cluster: Cluster, *commands: tuple[Any, ...]) -> list[Any]:
@@ -95,30 +69,13 @@ def met(fake: FakeCluster, seed: FakeNode, **options: Any) -> Iterator[Cluster]:
             cluster.close()
 
 
-@pytest.fixture
-def black_hole() -> Iterator[tuple[str, int]]:
-    """An address that neither accepts nor refuses: its backlog is full."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        fillers = []
-        for _ in range(3):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-            fillers.append(filler)
-        yield listener.getsockname()
-        for filler in fillers:
-            filler.close()
-
-
 def test_set_get(ask):
     fake = FakeCluster(1)
     (node,) = fake.nodes
     node.play(
         *first_map((*ALL, node)),
-        *answered("SET", "foo", "bar", with_=OK),
-        *answered("GET", "foo", with_=BAR),
+        *answered("SET", "foo", "bar", reply=OK),
+        *answered("GET", "foo", reply=BAR),
         ExpectClose(),
     )
     with met(fake, node) as cluster:
@@ -133,11 +90,11 @@ def test_moved_redirect(ask):
     old, new = fake.nodes
     old.play(
         *first_map((*ALL, old)),
-        *answered("GET", "foo", with_=f"-MOVED {SLOT} {new.address}\r\n".encode()),
+        *answered("GET", "foo", reply=f"-MOVED {SLOT} {new.address}\r\n".encode()),
         *asked_for_map((*ALL, new)),
         ExpectClose(),
     )
-    new.play(ExpectConnect(), *answered("GET", "foo", with_=BAR), *answered("GET", "foo", with_=BAR), ExpectClose())
+    new.play(ExpectConnect(), *answered("GET", "foo", reply=BAR), *answered("GET", "foo", reply=BAR), ExpectClose())
     with met(fake, old) as cluster:
         assert ask(cluster, ("GET", "foo")) == [b"bar"]
         old.wait_played()
@@ -151,12 +108,12 @@ def test_moved_to_an_empty_host_and_a_moved_that_is_cut_off(ask):
     old, new = fake.nodes
     old.play(
         *first_map((*ALL, old)),
-        *answered("GET", "foo", with_=b"-MO\r\n"),
-        *answered("GET", "foo", with_=f"-MOVED {SLOT} :{new.address.port}\r\n".encode()),
+        *answered("GET", "foo", reply=b"-MO\r\n"),
+        *answered("GET", "foo", reply=f"-MOVED {SLOT} :{new.address.port}\r\n".encode()),
         *asked_for_map((*ALL, new)),
         ExpectClose(),
     )
-    new.play(ExpectConnect(), *answered("GET", "foo", with_=BAR), ExpectClose())
+    new.play(ExpectConnect(), *answered("GET", "foo", reply=BAR), ExpectClose())
     with met(fake, old) as cluster:
         (error,) = ask(cluster, ("GET", "foo"))
         assert str(error) == "MO"
@@ -169,7 +126,7 @@ def test_moved_to_an_empty_host_and_a_moved_that_is_cut_off(ask):
 def test_ask_redirect(ask):
     fake = FakeCluster(2)
     old, new = fake.nodes
-    redirected = answered("GET", "foo", with_=f"-ASK {SLOT} {new.address}\r\n".encode())
+    redirected = answered("GET", "foo", reply=f"-ASK {SLOT} {new.address}\r\n".encode())
     served = (Expect("ASKING"), Expect("GET", "foo"), Send(OK + BAR))
     old.play(*first_map((*ALL, old)), *redirected, *redirected, ExpectClose())
     new.play(ExpectConnect(), *served, *served, ExpectClose())
@@ -211,7 +168,7 @@ def test_slots_not_served(ask):
         *first_map((0, 1, node)),
         *asked_for_map((0, 1, node)),
         *asked_for_map((*ALL, node)),
-        *answered("GET", "foo", with_=BAR),
+        *answered("GET", "foo", reply=BAR),
         ExpectClose(),
     )
     with met(fake, node, retry="safe") as cluster:
@@ -255,7 +212,7 @@ def test_timeout_handling():
         Expect("CLUSTER", "SLOTS"),
         Send(OK * 4),
         slots((*ALL, node)),
-        *answered("GET", "foo", with_=BAR),
+        *answered("GET", "foo", reply=BAR),
         ExpectClose(),
     )
     with met(fake, node) as cluster:
@@ -276,7 +233,7 @@ def test_cluster_down(ask):
     """All nodes are gone: six commands fail at once, each with an error of its own."""
     fake = FakeCluster(1)
     (node,) = fake.nodes
-    node.play(*first_map((*ALL, node)), *answered("SET", "foo", "bar", with_=OK), Close())
+    node.play(*first_map((*ALL, node)), *answered("SET", "foo", "bar", reply=OK), Close())
     with met(fake, node) as cluster:
         assert ask(cluster, ("SET", "foo", "bar")) == [b"OK"]
         node.wait_played()
@@ -295,7 +252,7 @@ def test_cluster_scale_down(ask):
     stays.play(
         *first_map((0, 1, stays), (2, 16383, gone)),
         *asked_for_map((*ALL, stays)),
-        *answered("SET", "foo", "2", with_=OK),
+        *answered("SET", "foo", "2", reply=OK),
         ExpectClose(),
     )
     with met(fake, stays) as cluster:
@@ -357,7 +314,7 @@ def test_command_from_callback():
     stays.play(
         *first_map((0, 1, stays), (2, 16383, gone)),
         *asked_for_map((*ALL, stays)),
-        *answered("SET", "foo", "1", with_=OK),
+        *answered("SET", "foo", "1", reply=OK),
         ExpectClose(),
     )
     told: list[Any] = []
@@ -385,9 +342,9 @@ def test_dbsize_to_all_nodes_during_scaledown(ask):
     stays, gone = fake.nodes
     stays.play(
         *first_map((0, 8000, stays), (8001, 16383, gone)),
-        *answered("DBSIZE", with_=b":7\r\n"),
+        *answered("DBSIZE", reply=b":7\r\n"),
         *asked_for_map((*ALL, stays)),
-        *answered("DBSIZE", with_=b":8\r\n"),
+        *answered("DBSIZE", reply=b":8\r\n"),
         ExpectClose(),
     )
     gone.play(ExpectConnect(), Expect("DBSIZE"), Close())
