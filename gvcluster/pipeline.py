@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack, cast
 
@@ -11,7 +12,7 @@ from gvcluster.core.commands import CommandTable
 from gvcluster.core.formatting import format_command
 from gvcluster.core.resp import encode
 from gvcluster.core.slots import hash_slot
-from gvcluster.errors import ConfigError, PartialFailure
+from gvcluster.errors import ConfigError, PartialFailure, UnknownCommand
 from gvcluster.net.batch import Batch
 from gvcluster.net.executor import Executor
 from gvcluster.net.request import look_at
@@ -83,6 +84,8 @@ class Pipeline:
             RoutingError: No node can be chosen, or the command would change the connection.
 
         In each case the pipeline stays as it was.
+
+        Blocks: never; but for a command that no table lists, until a node has told where it has its keys.
         """
         self._refuse_two_at_once()
         entry = None
@@ -113,7 +116,15 @@ class Pipeline:
         self.append(*format_command(format, *values), **place)
 
     def _looked_at(self, args: tuple[Any, ...], place: CallOptions) -> Entry:
-        request = look_at(args, place, self._commands, self._state, 0.0)
+        try:
+            request = look_at(args, place, self._commands, self._state, 0.0)
+        except UnknownCommand:
+            request = None
+        if request is None:
+            executor = self._here()
+            executor.runtime.loop.refuse_to_wait_in_hub()
+            executor.refuse_if_closing()
+            request = executor.inquiry.look_at(args, place, monotonic())
         if request.exclusive:
             raise ConfigError(
                 f"{request.command.name} may wait in the server, and all that share the connection would wait with it:"

@@ -21,6 +21,7 @@ from gvcluster.core.outcome import Failed, Unserved, classify
 from gvcluster.core.retry import Follow, Refetch, Retry
 from gvcluster.errors import GvClusterError, ReplyTimeout, TopologyUnavailable
 from gvcluster.net.executor import Executor, NextStep
+from gvcluster.net.large import BULK
 from gvcluster.net.loop import remaining
 from gvcluster.net.multiplexed import MultiplexedConnection
 from gvcluster.net.pool import NodePool
@@ -110,7 +111,8 @@ class Batch:
             self._spawn(self._mend, unserved, None)
 
     def _send_block(self, entries: list[Entry], pool: NodePool) -> None:
-        lane = pool.lane or pool.lane_for(False)
+        is_bulk = _is_bulk(entries)
+        lane = (None if is_bulk else pool.lane) or pool.lane_for(is_bulk)
         if lane is None:
             self._spawn(self._open, entries, pool)
         else:
@@ -132,7 +134,7 @@ class Batch:
         left = self._deadline - monotonic()
         on_slow = None if slot is None else partial(self._executor.runtime.failover.attend, slot, left)
         try:
-            lane = pool.wait_lane_for(False, self._deadline, on_slow)
+            lane = pool.wait_lane_for(_is_bulk(entries), self._deadline, on_slow)
         except GvClusterError as error:
             for entry in entries:
                 self._case(entry).met = classify(own(error), entry.slot, pool.address)
@@ -241,3 +243,8 @@ class Batch:
 
 def _waits_for_news(step: NextStep) -> bool:
     return isinstance(step, Refetch) or (isinstance(step, Retry) and step.for_news)
+
+
+def _is_bulk(entries: list[Entry]) -> bool:
+    """Whether the block goes by the lane for large commands: as a whole, for it is one write and keeps its order."""
+    return any(len(entry.data) > BULK for entry in entries)

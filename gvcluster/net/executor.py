@@ -51,7 +51,7 @@ class Executor:
         self.submitter: Submitter
         self._state, self._nodes = runtime.state, runtime.nodes
         self._refresher, self._failover = runtime.refresher, runtime.failover
-        self._inquiry = Inquiry(runtime)
+        self.inquiry = Inquiry(runtime)
         self._large = runtime.nodes.large.known
         self._table, self._lone_keys = runtime.nodes.table, runtime.state.commands.lone_keys
         self.keep_time()
@@ -88,7 +88,7 @@ class Executor:
         """One command, however it is to be sent. The options' names and values are checked already."""
         self.runtime.loop.refuse_to_wait_in_hub()
         self.refuse_if_closing()
-        request = self._inquiry.look_at(args, options, monotonic())
+        request = self.inquiry.look_at(args, options, monotonic())
         return self.carry_out(request, options.get("node"))
 
     def carry_out(self, request: Request, node: Address | None) -> Any:
@@ -111,7 +111,7 @@ class Executor:
 
     def is_busy(self) -> bool:
         """Whether any call is under way."""
-        return self.active > 0 or self._inquiry.active > 0 or self._nodes.in_flight > 0
+        return self.active > 0 or self.inquiry.active > 0 or self._nodes.in_flight > 0
 
     # -- attempts and decisions ---------------------------------------------------------------------------------------
 

@@ -5,10 +5,11 @@ import random
 
 import gevent
 import pytest
-from gevent.event import Event
+from gevent.event import AsyncResult, Event
 
 from gvcluster.errors import (
     AuthFailed,
+    BlockedInHub,
     ClosedError,
     ConfigError,
     CrossSlot,
@@ -383,5 +384,31 @@ def test_pipelines_and_submitted_commands_know_what_was_registered_or_learned(fa
     assert pipe.execute() == [0, 0, 1, 1, 2, 2]
     assert cluster.submit("MY.SET", keys[2]).get(timeout=10) == 2
     assert len(known.asked) == 1
-    with pytest.raises(UnknownCommand):  # neither of them waits before it has something to send
+    with pytest.raises(UnknownCommand):  # it must not wait for an answer
         cluster.submit("MY.OTHER", keys[2])
+
+
+def test_a_pipeline_asks_about_an_unlisted_command_when_it_is_appended(fake, known, cluster):
+    pipe = cluster.pipeline()
+    keys = [fake.key_at(node) for node in fake.nodes]
+    for key in keys:
+        pipe.append("MY.GET", key)
+    assert [question for _, question in known.asked] == [[b"INFO", b"MY.GET"]]
+    with pytest.raises(UnknownCommand, match="does not know this command"):
+        pipe.append("MY.OTHER", keys[0])
+    assert pipe.execute() == [0, 1, 2]
+
+
+def test_in_the_hub_a_pipeline_asks_nobody(fake, known, cluster):
+    told: AsyncResult[object] = AsyncResult()
+
+    def append() -> None:
+        try:
+            told.set(cluster.pipeline().append("MY.GET", "k"))
+        except BlockedInHub as error:
+            told.set_exception(error)
+
+    gevent.get_hub().loop.run_callback(append)
+    with pytest.raises(BlockedInHub):
+        told.get(timeout=5)
+    assert known.asked == []

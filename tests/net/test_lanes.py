@@ -338,3 +338,19 @@ def test_a_reply_that_was_seen_to_be_large_since_the_call_began_is_not_forgotten
     large.forget(b"a", large.known[b"a"] + 1)
     large.forget(b"b", 1.0)
     assert not large.is_large(b"a")
+
+
+def test_a_block_of_a_pipeline_with_a_large_command_in_it_goes_by_the_large_lane_as_a_whole(held, open_lanes, purposes):
+    cluster, node = open_lanes(), held.node
+    cluster.execute("GET", "a")
+    with cluster.pipeline() as pipe:
+        for args in (("SET", "b", "v"), ("SET", "c", LONG), ("GET", "d")):
+            pipe.append(*args)
+        assert pipe.execute() == [b"b", b"c", b"d"]
+        pipe.append("GET", "e")
+        assert pipe.execute() == [b"e"]
+    assert purposes == ["multiplexed", "bulk"]
+    (first,), (second,) = over(node, b"GET", b"a"), over(node, b"SET", b"c")
+    assert first != second
+    assert over(node, b"SET", b"b") + over(node, b"GET", b"d") == [second] * 2
+    assert over(node, b"GET", b"e") == [first]
