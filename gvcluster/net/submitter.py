@@ -159,7 +159,10 @@ class Submitter:
         else:
             del self._rows[None]
             for submission in _drain(row):
-                self._dispatch(submission)
+                try:
+                    self._dispatch(submission)
+                except GvClusterError as error:  # none of them may keep the others from being sent
+                    submission.settle(None, error)
 
     def _too_late_for_map(self) -> GvClusterError:
         if self._no_map is None:

@@ -269,3 +269,17 @@ def test_a_question_with_asking_in_front_takes_one_place(held, connect):
     gevent.joinall(calls, timeout=2)
     assert sent(held) == names(0, 1, 2)
     assert not lane.is_full()
+
+
+def test_who_finds_no_room_when_the_first_map_is_there_hears_it_and_the_others_are_sent(fake, make):
+    busy, free = fake.nodes[0], fake.nodes[1]
+    busy.freeze()
+    cluster = make(str(free.address), max_in_flight=2)
+    waiting = [cluster.submit("PING", node=busy.address) for _ in range(2)]
+    late = [cluster.submit("GET", fake.key_at(node)) for node in (busy, free)]
+    assert late[1].get(timeout=5) is None
+    with pytest.raises(PoolFull) as caught:
+        late[0].get(timeout=5)
+    assert not caught.value.maybe_executed
+    busy.thaw()
+    assert [each.get(timeout=5) for each in waiting] == [b"PONG"] * 2
