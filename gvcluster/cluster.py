@@ -10,6 +10,7 @@ from typing import Any, Self, Unpack, cast
 
 from gevent.hub import Hub, get_hub
 
+from gvcluster.checks import seconds
 from gvcluster.core.address import Address
 from gvcluster.core.commands import route
 from gvcluster.core.formatting import format_command, parse_command
@@ -18,6 +19,7 @@ from gvcluster.core.topology import Node, Topology
 from gvcluster.errors import ConfigError, SlotNotCovered, TopologyUnavailable
 from gvcluster.events import Closed
 from gvcluster.exclusive import ExclusiveConnection
+from gvcluster.multikey import MultiKeyCommands
 from gvcluster.net import forks
 from gvcluster.net.executor import Executor
 from gvcluster.net.hubs import Hubs, release
@@ -28,7 +30,6 @@ from gvcluster.options import (
     ClusterOptions,
     call_options_from,
     options_from,
-    seconds,
 )
 from gvcluster.pending import PendingReply, checked_callback
 from gvcluster.pipeline import Pipeline, PipelineOptions
@@ -40,7 +41,7 @@ from gvcluster.tables import registered
 _RESTARTS = 16
 
 
-class Cluster:
+class Cluster(MultiKeyCommands):
     """A client of one cluster, for all greenlets of a process.
 
     Making one does no I/O, and needs no hub: do it at import time if you like, before a fork or before anything is

@@ -153,11 +153,21 @@ class RetriesExhausted(GvClusterError):
 
 
 class PartialFailure(GvClusterError):
-    """Some parts of the call failed. `results` lists the values and errors, in order."""
+    """Some parts of the call failed. `results` lists the values and errors, in order.
 
-    def __init__(self, message: str = "", *, results: Sequence[Any] = (), maybe_executed: bool = False) -> None:
+    `keys`: those that failed, where it is a command with many keys.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        results: Sequence[Any] = (),
+        keys: Sequence[Any] = (),
+        maybe_executed: bool = False,
+    ) -> None:
         super().__init__(message, maybe_executed=maybe_executed)
-        self.results = tuple(results)
+        self.results, self.keys = tuple(results), tuple(keys)
 
 
 class TransactionAborted(GvClusterError):

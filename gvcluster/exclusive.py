@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from gevent.hub import get_hub
 
+from gvcluster.checks import seconds
 from gvcluster.core.address import Address
 from gvcluster.core.commands import CommandTable, block_timeout, find_command
 from gvcluster.core.outcome import classify
@@ -16,7 +17,6 @@ from gvcluster.errors import ClosedError, ConfigError, ConnectionLost, ReplyErro
 from gvcluster.net.loop import HubLoop
 from gvcluster.net.multiplexed import MultiplexedConnection
 from gvcluster.net.state import ClusterState
-from gvcluster.options import seconds
 
 # After these, replies do not come one for each command, in order.
 _NOT_ONE_REPLY = frozenset(

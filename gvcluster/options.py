@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import math
 import random
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from gvcluster.checks import SocketOption, callback, flag, one_of, seconds, socket_options, whole_number, word
 from gvcluster.core.address import Address
 from gvcluster.core.topology import Node
 from gvcluster.errors import ConfigError
@@ -19,15 +18,14 @@ from gvcluster.events import Event
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-SocketOption = tuple[int, int, int | bytes]  # level, name, value: what setsockopt takes
 
 _FROM_ZERO = ("db", "max_redirects", "max_waiting")
 _FROM_ONE = ("max_reply_bytes", "lanes", "max_in_flight", "max_queued_bytes")
-_UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 _CHOICES: Mapping[str, tuple[object, ...]] = MappingProxyType(
     {
         "protocol": (2, 3),
         "retry": ("safe", "never"),
+        "cross_slot": ("split", "error"),
         "topology_source": ("slots", "nodes"),
         "address_family": ("any", "prefer_ipv4", "prefer_ipv6", "ipv4", "ipv6"),
     }
@@ -49,6 +47,7 @@ class ClusterOptions(TypedDict, total=False):
     timeout: float
     max_redirects: int
     retry: str
+    cross_slot: str
     rng: random.Random
     topology_source: str
     refresh_interval: float | None
@@ -106,6 +105,8 @@ class Options:
     max_redirects: how often one call follows MOVED or ASK.
     retry: "safe" repeats only what is proved not executed or read-only; "never" repeats nothing (redirects are
         followed all the same: a redirected command was not executed).
+    cross_slot: "split": mget, mset, delete, unlink, exists and touch take keys of any slots, and send a command for
+        each slot; "error": they refuse.
     rng: chooses nodes and jitter; seed it to reproduce a run.
     topology_source: "slots" (CLUSTER SLOTS) or "nodes" (CLUSTER NODES). Where all nodes refuse the one, or
         at the start none answers it in time, they are asked for the other, over new connections.
@@ -155,6 +156,7 @@ class Options:
     timeout: float = 10.0
     max_redirects: int = 16
     retry: str = "safe"
+    cross_slot: str = "split"
     rng: random.Random = field(default_factory=random.Random, repr=False)
     topology_source: str = "slots"
     refresh_interval: float | None = None
@@ -185,9 +187,9 @@ class Options:
     def __post_init__(self) -> None:
         for check, names in (
             (seconds, ("connect_timeout", "command_timeout", "timeout")),
-            (_flag, ("client_info", "mptcp")),
+            (flag, ("client_info", "mptcp")),
             (word, ("username", "password", "client_name")),
-            (_callback, ("credentials", "address_map", "on_connect", "on_disconnect", "on_event", "on_push")),
+            (callback, ("credentials", "address_map", "on_connect", "on_disconnect", "on_event", "on_push")),
         ):
             for name in names:
                 check(name, getattr(self, name))
@@ -196,8 +198,8 @@ class Options:
         for name, allowed in _CHOICES.items():
             one_of(name, getattr(self, name), allowed)
         for name in (*_FROM_ZERO, *_FROM_ONE):
-            _whole_number(name, getattr(self, name), int(name in _FROM_ONE))
-        object.__setattr__(self, "socket_options", _socket_options(self.socket_options))
+            whole_number(name, getattr(self, name), int(name in _FROM_ONE))
+        object.__setattr__(self, "socket_options", socket_options(self.socket_options))
         if not isinstance(self.rng, random.Random):
             raise ConfigError("rng must be a random.Random")
         self._refuse_contradictions()
@@ -223,56 +225,6 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
             raise ConfigError(f"unknown option {name!r}{hint}")
-
-
-def seconds(name: str, value: object) -> float:
-    """A time in seconds, greater than 0 and finite."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a number of seconds greater than 0, not {value!r}")
-    return value
-
-
-def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Raise ConfigError unless the value is one of those allowed."""
-    if isinstance(value, bool) or value not in allowed:
-        raise ConfigError(f"{name} must be {' or '.join(repr(each) for each in allowed)}, not {value!r}")
-
-
-def _whole_number(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")
-
-
-def word(name: str, value: object) -> None:
-    """A str without control characters; the value itself is never shown: it may be secret."""
-    if value is None:
-        return
-    if not isinstance(value, str):
-        raise ConfigError(f"{name} must be a str, not {type(value).__name__}")
-    if _UNPRINTABLE.search(value):
-        raise ConfigError(f"{name} has a control character or a lone surrogate in it")
-    if name == "client_name" and (not value or " " in value):
-        raise ConfigError("client_name must not be empty nor have blanks in it")
-
-
-def _socket_options(given: object) -> tuple[SocketOption, ...]:
-    if isinstance(given, str | bytes) or not isinstance(given, Sequence):
-        raise ConfigError(f"socket_options must be a list of (level, name, value), not {type(given).__name__}")
-    for each in given:
-        kinds = [type(part) for part in each] if isinstance(each, tuple | list) else []
-        if kinds not in ([int, int, int], [int, int, bytes]):
-            raise ConfigError(f"socket_options has {each!r}: each must be (level, name, value), value may be bytes")
-    return tuple((level, name, value) for level, name, value in given)
-
-
-def _flag(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be True or False, not {type(value).__name__}")
-
-
-def _callback(name: str, value: object) -> None:
-    if value is not None and not callable(value):
-        raise ConfigError(f"{name} must be callable")
 
 
 def call_options_from(given: CallOptions, known: type = CallOptions) -> CallOptions:

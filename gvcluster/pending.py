@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from gvcluster.checks import seconds
 from gvcluster.errors import ConfigError, ReplyTimeout
 from gvcluster.net.loop import YEAR
 from gvcluster.net.submission import Callback, Submission
-from gvcluster.options import seconds
 
 
 class PendingReply:

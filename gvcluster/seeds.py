@@ -7,9 +7,10 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
+from gvcluster.checks import one_of
 from gvcluster.core.address import Address
 from gvcluster.errors import ConfigError
-from gvcluster.options import ClusterOptions, one_of
+from gvcluster.options import ClusterOptions
 
 Seeds = str | Iterable[str | Address | tuple[str, int]]
 

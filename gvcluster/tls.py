@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from gvcluster.checks import one_of
 from gvcluster.core.address import Address
 from gvcluster.core.topology import Node
 from gvcluster.errors import ConfigError
-from gvcluster.options import Options, one_of
+from gvcluster.options import Options
 
 ServerName = str | Callable[[Address], str | None] | None
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gvcluster._version import __version__
+from gvcluster.checks import word
 from gvcluster.core.address import Address
 from gvcluster.errors import AuthFailed, ConfigError, ConnectFailed, GvClusterError, ReplyError
-from gvcluster.options import Options, word
+from gvcluster.options import Options
 
 Ask = Callable[..., Any]  # ask(*args) sends one command and returns its reply, or the error that came instead
 

@@ -26,7 +26,7 @@ def answer(node: FakeNode, connection: FakeConnection, args: list[bytes]) -> byt
     """Answer a command as a small Valkey would.
 
     HELLO, AUTH, CLIENT SETINFO, SETNAME, GETNAME and ID, PING, ECHO, SELECT, READONLY, READWRITE, ASKING, ROLE, CLUSTER
-    SLOTS, NODES, INFO, MYID and KEYSLOT, and GET, SET, DEL and INCR on the node's `data`, with MOVED, ASK,
+    SLOTS, NODES, INFO, MYID and KEYSLOT, and GET, SET, DEL, EXISTS, MGET, MSET and INCR on the node's `data`, with MOVED, ASK,
     CROSSSLOT and CLUSTERDOWN.
     """
     name = args[0].decode("latin-1").upper()
@@ -164,6 +164,21 @@ def _del(node: FakeNode, connection: FakeConnection, args: list[bytes]) -> objec
     return refusal or sum(node.data.pop(key, None) is not None for key in args)
 
 
+def _exists(node: FakeNode, connection: FakeConnection, args: list[bytes]) -> object:
+    return _elsewhere(node, connection, args, reads=True) or sum(key in node.data for key in args)
+
+
+def _mget(node: FakeNode, connection: FakeConnection, args: list[bytes]) -> object:
+    return _elsewhere(node, connection, args, reads=True) or [node.data.get(key) for key in args]
+
+
+def _mset(node: FakeNode, connection: FakeConnection, args: list[bytes]) -> object:
+    refusal = _elsewhere(node, connection, args[::2])
+    if refusal is None:
+        node.data.update(zip(args[::2], args[1::2], strict=True))
+    return refusal or _OK
+
+
 def _incr(node: FakeNode, connection: FakeConnection, args: list[bytes]) -> object:
     (key,) = args
     refusal = _elsewhere(node, connection, [key])
@@ -223,6 +238,9 @@ _COMMANDS: Mapping[str, _Command] = MappingProxyType(
         "GET": _get,
         "SET": _set,
         "DEL": _del,
+        "EXISTS": _exists,
+        "MGET": _mget,
+        "MSET": _mset,
         "INCR": _incr,
     }
 )

@@ -451,3 +451,24 @@ def test_a_write_and_the_wait_for_its_copies_share_a_connection(cluster: Cluster
     with cluster.connection(route_key="waited") as connection:
         connection.execute("SET", "waited", "v")
         assert connection.execute("WAIT", 1, 5000) == 1
+
+
+# --- many keys
+
+
+def test_a_thousand_keys_over_all_slots_are_set_read_counted_and_deleted(cluster: Cluster) -> None:
+    values = {f"many:{number}": f"value {number}".encode() for number in range(1000)}
+    cluster.mset(values)
+    assert cluster.mget([*values, "many:none"]) == [*values.values(), None]
+    assert cluster.exists(*values, "many:none") == 1000
+    assert cluster.touch(*values) == 1000
+    half = list(values)[::2]
+    assert cluster.delete(*half) + cluster.unlink(*list(values)[1::2]) == 1000
+    assert cluster.exists(*values) == 0
+
+
+def test_a_key_of_another_type_has_no_value_and_spoils_no_other(cluster: Cluster) -> None:
+    cluster.mset({f"mixed:{number}": "v" for number in range(50)})
+    cluster.delete("mixed:7")
+    cluster.execute("RPUSH", "mixed:7", "x")
+    assert cluster.mget([f"mixed:{number}" for number in range(9)]) == [b"v"] * 7 + [None, b"v"]

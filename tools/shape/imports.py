@@ -15,7 +15,7 @@ PACKAGE = "gvcluster"
 
 # ARCHITECTURE.md's listing. An entry may be a whole package: its modules may import each other.
 ORDER = (
-    *("_version", "errors", "events"),
+    *("_version", "errors", "events", "checks"),
     *("core.address", "core.slots", "core.formatting", "core.command_spec"),
     *("core.command_table", "core.commands", "core.descriptions", "core.resp"),
     *("core.members", "core.topology", "core.views", "core.routing", "core.outcome", "core.doubt", "core.retry"),
