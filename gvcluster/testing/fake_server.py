@@ -26,8 +26,8 @@ def answer(node: FakeNode, connection: FakeConnection, args: list[bytes]) -> byt
     """Answer a command as a small Valkey would.
 
     HELLO, AUTH, CLIENT SETINFO, SETNAME, GETNAME and ID, PING, ECHO, SELECT, READONLY, READWRITE, ASKING, ROLE, CLUSTER
-    SLOTS, NODES, INFO, MYID and KEYSLOT, and GET, SET, DEL, EXISTS, MGET, MSET and INCR on the node's `data`, with MOVED, ASK,
-    CROSSSLOT and CLUSTERDOWN.
+    SLOTS, NODES, INFO, MYID and KEYSLOT, and GET, SET, DEL, EXISTS, MGET, MSET and INCR on the node's `data`, with
+    MOVED, ASK, CROSSSLOT and CLUSTERDOWN.
     """
     name = args[0].decode("latin-1").upper()
     if node.cluster.password is not None and not connection.authenticated and name not in _BEFORE_AUTH:
