@@ -284,7 +284,8 @@ class Cluster(MultiKeyCommands):
         """Iterate over the primaries, so that each primary of the last slot map is visited.
 
         Begins again when the set of primaries changes meanwhile, and may then repeat a node; after 16 such changes it
-        gives up. libvalkey's iterator ends after one more node instead.
+        gives up. libvalkey's iterator ends after one more node instead. Who sends nothing but commands to nodes that he
+        names meets no redirect: he learns of new primaries by `refresh` or the option `refresh_interval`.
 
         Raises:
             TopologyUnavailable: No slot map can be had, or it changes faster than you iterate.
