@@ -312,6 +312,24 @@ class Cluster(MultiKeyCommands):
         """
         return self._topology().primaries
 
+    def replicas(self, of: Node | None = None) -> tuple[Node, ...]:
+        """Return the replicas of the slot map as it is now.
+
+        Args:
+            of: Only those of this node's shard; None: all.
+
+        Raises:
+            ConfigError: `of` is no Node.
+            TopologyUnavailable: No slot map can be had.
+
+        Blocks: for the first slot map only, if none is known yet.
+        """
+        if of is None:
+            return self._topology().replicas
+        if not isinstance(of, Node):
+            raise ConfigError(f"of must be a Node, such as one of primaries(), not {type(of).__name__}")
+        return self._topology().replicas_of(of)
+
     def node_for_key(self, key: Key) -> Node | None:
         """Return the primary that serves the key, or None where the slot map names none.
 

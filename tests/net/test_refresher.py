@@ -16,6 +16,7 @@ from gvcluster import (
     AuthFailed,
     Busy,
     Closed,
+    ConfigError,
     ConnectFailed,
     GvClusterError,
     Ready,
@@ -476,6 +477,20 @@ def test_the_map_can_be_looked_at(fake, make):
     fake.move_slot(hash_slot("k"), None)
     cluster.refresh()
     assert "3 primaries" in repr(cluster)
+
+
+def test_replicas_are_told_all_or_those_of_one_shard(make):
+    with FakeCluster(nodes=2, replicas=2) as fake:
+        cluster = make(fake.seeds)
+        primaries = {node.address: node for node in cluster.primaries()}
+        replicas = [node for node in fake.nodes if node.primary is not None]
+        assert {node.address for node in cluster.replicas()} == {node.address for node in replicas}
+        assert len(replicas) == 4
+        one = fake.nodes[0]
+        its_own = {node.address for node in replicas if node.primary is one}
+        assert {node.address for node in cluster.replicas(primaries[one.address])} == its_own
+        with pytest.raises(ConfigError):
+            cluster.replicas(str(one.address))
 
 
 def test_nodes_visits_each_primary_once(fake, make):
