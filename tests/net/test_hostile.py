@@ -264,7 +264,7 @@ def test_a_reply_that_nobody_asked_for_ends_the_connection(fake: FakeCluster, pr
     with client_of(fake, protocol) as cluster:
         owner.on("GET", b"$1\r\n1\r\n$1\r\n2\r\n", times=1)
         assert cluster.execute("GET", KEY) == b"1"
-        owner.wait_until(lambda: owner.connections.open == 0)
+        owner.wait_until(lambda: owner.connections.open < owner.connections.accepted)
         owner.on("GET", b"$1\r\n3\r\n")
         assert cluster.execute("GET", KEY) == b"3"
 
@@ -337,7 +337,7 @@ def test_a_string_longer_than_any_is_waited_for_no_longer_than_the_call(fake: Fa
         with pytest.raises(GvClusterError) as caught:
             cluster.execute("GET", KEY, retry="never")
         assert caught.value.maybe_executed
-        owner.wait_until(lambda: owner.connections.open == 0)
+        owner.wait_until(lambda: owner.connections.open < owner.connections.accepted)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
