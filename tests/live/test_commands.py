@@ -260,7 +260,7 @@ def test_a_thousand_greenlets_share_one_connection_to_each_node(
     gevent.joinall([gevent.spawn(work, number) for number in range(1000)], raise_error=True)
     statistics = cluster.statistics()
     assert [node.opened for node in statistics.nodes if node.commands > 100] == [1, 1, 1]
-    assert sum(node.opened for node in statistics.nodes) <= 4  # the seed may have been a replica
+    assert {node.opened for node in statistics.nodes} <= {0, 1}, "whoever else was asked for the slot map"
     assert statistics.commands >= 6000
     assert statistics.retries == 0
 
