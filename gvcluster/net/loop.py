@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -91,7 +91,10 @@ class HubLoop:
     def from_other_threads(self, callback: Callable[..., object], *args: Any) -> None:
         """Have the hub call it, unless it was destroyed: the one way in from another thread's hub."""
         if self.has_hub():
-            self._loop.run_callback_threadsafe(callback, *args)
+            # Its own thread may be taking the loop down at this very moment; each of gevent's loops then raises what it
+            # happens to stumble over. Who goes there finds its connections closed.
+            with suppress(Exception):
+                self._loop.run_callback_threadsafe(callback, *args)
 
     def tell_user(self, callback: Callable[..., object], *args: Any) -> None:
         """Have the hub call a callback of the user soon, in this process only."""
@@ -155,8 +158,15 @@ class HubLoop:
         return self.hub.loop is not None
 
     def abandon(self) -> None:
-        """Close all sockets here and now: the hub is gone, or this is a copy of it. Never switches."""
-        for somebody in list(self._sockets):
+        """Close all sockets here and now: the hub is gone, or this is a copy of it. Never switches.
+
+        Two threads may come at once, the one that ends and one that finds it out: each socket falls to one of them.
+        """
+        while True:
+            try:
+                somebody = self._sockets.pop()
+            except KeyError:
+                return
             somebody.abandon()
 
     def _after_fork(self) -> None:

@@ -263,7 +263,9 @@ def test_a_question_with_asking_in_front_takes_one_place(held, connect):
     packed = [encode(("GET", f"k{number}")) for number in range(3)]
     calls = [gevent.spawn(lane.call_within, data, 1e9, asking=True) for data in packed]
     held.wait_for(2)
-    gevent.sleep(0)
+    with gevent.Timeout(5):
+        while not waiting(cluster):
+            gevent.sleep(0.001)
     assert (sent(held), waiting(cluster), lane.is_full()) == (names(0, 1), 1, True)
     held.answer_from_now_on()
     gevent.joinall(calls, timeout=2)

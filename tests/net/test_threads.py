@@ -14,6 +14,7 @@ from gevent.monkey import get_original, is_module_patched
 from gvcluster import Cluster, hash_slot
 from gvcluster.errors import ClosedError, GvClusterError
 from gvcluster.events import Closed, Ready, SlotMapUpdated
+from gvcluster.net.loop import HubLoop
 from gvcluster.testing import FakeCluster, FakeNode
 from gvcluster.testing.answers import NOT_HANDLED, Delay
 
@@ -260,3 +261,39 @@ def test_disconnect_lets_the_calls_of_other_threads_end_too(distant_fake):
     assert thread.join() == b"late"
     with pytest.raises(ClosedError):
         cluster.execute("GET", key)
+
+
+@pytest.mark.parametrize("error", [ValueError, AttributeError, TypeError, AssertionError])
+def test_a_loop_that_is_taken_down_while_it_is_called_harms_nobody(error):
+    loop = HubLoop(get_hub())
+    asked: list[object] = []
+
+    class Going:
+        ptr = True
+
+        def run_callback_threadsafe(self, *_args: object) -> None:
+            asked.append(self)
+            raise error("operation on destroyed loop")
+
+    loop._loop = Going()
+    loop.from_other_threads(print, "never")
+    assert len(asked) == 1
+
+
+def test_two_threads_that_find_a_hub_gone_do_not_both_close_its_sockets():
+    loop = HubLoop(get_hub())
+    ended: list[int] = []
+
+    class Open:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def abandon(self) -> None:
+            ended.append(self.number)
+            loop.abandon()  # as another thread would, meanwhile
+
+    everybody = [Open(number) for number in range(20)]
+    for each in everybody:
+        loop.watch_over(each)
+    loop.abandon()
+    assert sorted(ended) == list(range(20))
