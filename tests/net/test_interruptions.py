@@ -457,13 +457,14 @@ def test_a_handler_that_raises_around_a_calls_own_timer_leaves_no_timer_behind(o
     def raise_alarm() -> None:
         raise Alarm
 
-    for at in itertools.count(1):
+    # The first run is left alone: Python 3.13 tells no opcodes of code whose first call event has raised.
+    for at in itertools.count(0):
         interrupter.arm(at, raise_alarm)
         sys.settrace(interrupter)
         with contextlib.suppress(Alarm):
             cluster.execute("GET", "k", timeout=0.03)
         sys.settrace(None)
-        if not interrupter.hit:
+        if at and not interrupter.hit:
             break
         gevent.sleep(0.06)  # until after the deadline: a timer that stops itself then is gone
         timers = [each for each in gc.get_objects() if type(each).__name__ == "timer" and each.loop is get_hub().loop]
