@@ -1,12 +1,16 @@
 """A lane that is full: who waits for room, in what order, and what becomes of those who leave the queue."""
 
+from typing import Any
+
 import gevent
 import pytest
-from calls import accepted, begin, ends
+from calls import accepted, begin, bulk, ends
+from gevent.event import Event
 from gevent.hub import get_hub
 
 from gvcluster import ClosedError, ConnectionLost, PoolFull, ReplyTimeout
 from gvcluster.core.resp import encode
+from gvcluster.testing.answers import NOT_HANDLED
 
 SOON = 0.05  # a command_timeout, seconds
 BIG = b"x" * (8 << 20)  # more than the kernel takes while nobody reads
@@ -258,18 +262,24 @@ def test_many_small_calls_that_wait_for_the_kernel_are_below_the_bound_of_bytes(
 
 def test_a_question_with_asking_in_front_takes_one_place(held, connect):
     cluster = connect(max_in_flight=2)
-    executor = cluster._executor_here()
-    lane = executor.runtime.nodes.table[0].lane
+    lane = cluster._executor_here().runtime.nodes.table[0].lane
+    may_answer = Event()
+
+    def in_order(_node: object, _connection: object, args: list[bytes]) -> Any:
+        if args[0] != b"GET":
+            return NOT_HANDLED
+        may_answer.wait(10)  # and what comes behind it waits as well
+        return bulk(args[1])
+
+    held.node.override = in_order
     packed = [encode(("GET", f"k{number}")) for number in range(3)]
     calls = [gevent.spawn(lane.call_within, data, 1e9, asking=True) for data in packed]
-    held.wait_for(2)
     with gevent.Timeout(5):
         while not waiting(cluster):
             gevent.sleep(0.001)
-    assert (sent(held), waiting(cluster), lane.is_full()) == (names(0, 1), 1, True)
-    held.answer_from_now_on()
-    gevent.joinall(calls, timeout=2)
-    assert sent(held) == names(0, 1, 2)
+    assert (waiting(cluster), lane.is_full()) == (1, True)
+    may_answer.set()
+    assert [call.get(timeout=5) for call in calls] == names(0, 1, 2)
     assert not lane.is_full()
 
 
