@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -98,7 +100,7 @@ class ExclusiveConnection:
         if self._loop.hub is not get_hub():
             raise ConfigError(f"{self!r} belongs to another hub: make one in each thread")
         self._loop.refuse_to_wait_in_hub()
-        if self._state.closed:
+        if self._state.closing:
             raise ClosedError("the cluster was closed; make a new one")
         if self._is_busy:
             raise ConfigError(f"{self!r} is used by another greenlet: make one for each")
@@ -121,6 +123,13 @@ class ExclusiveConnection:
             self._connection.close()
         else:
             self._loop.from_other_threads(self._connection.close)
+
+    def __del__(self) -> None:
+        """Nobody can use it any more, and nobody else may. Never waits."""
+        connection = getattr(self, "_connection", None)
+        if connection is not None and not connection.closed and not sys.is_finalizing():
+            warnings.warn(f"{self!r} was not closed: use it in a with statement", ResourceWarning, stacklevel=2)
+            self._loop.from_other_threads(connection.close)
 
     def __enter__(self) -> Self:
         return self

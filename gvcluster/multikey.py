@@ -53,7 +53,7 @@ class MultiKeyCommands:
         """
         keys = _listed(keys)
         parts = _Parts(self, "MGET", keys, options)
-        return parts.results([(key,) for key in keys], lambda reply, count: _values(reply, count))
+        return parts.results([(key,) for key in keys], _values)
 
     def mset(self: _Cluster, values: Mapping[Key, Any], **options: Unpack[MultiKeyOptions]) -> None:
         """Set each key to its value. (MSET)

@@ -134,7 +134,7 @@ class Options:
         the address, if it is a name; else the hostname that the slot map tells beside the IP address; else the latter.
     tls_ca_file: the only CAs to trust, as PEM; without it, those of the system.
     tls_cert_file, tls_key_file, tls_key_password: the client certificate and its key, as PEM; one file may hold both.
-    tls_minimum_version: "TLSv1.2", which tls=True means, or "TLSv1.3". A context of yours that allows less is refused.
+    tls_minimum_version: "TLSv1.2", which tls=True means, or "TLSv1.3". A context of yours set to less is refused.
     tls_server_name: the name in the certificates, or a function that tells it for an Address; None from it: as without.
     danger_accept_invalid_hostnames: talk to whoever has a certificate of a trusted CA, for whatever name.
     danger_accept_invalid_certificates: talk to anybody. What is sent is encrypted, and anybody may read it.

@@ -154,9 +154,11 @@ def _checked(context: ssl.SSLContext, options: Options) -> ssl.SSLContext:
     _refuse(options, _FILES, "is for tls=True: load it into your own context")
     if context.protocol == ssl.PROTOCOL_TLS_SERVER:
         raise ConfigError("the context is for servers: make it with ssl.create_default_context()")
-    # Unasked, its minimum is its owner's affair: Debian's Python makes contexts without one, and OpenSSL sets it.
     least, lowest = _least_version(options), context.minimum_version
-    if options.tls_minimum_version and lowest < least and lowest != ssl.TLSVersion.MAXIMUM_SUPPORTED:
+    unchosen = [ssl.TLSVersion.MAXIMUM_SUPPORTED]
+    if options.tls_minimum_version is None:  # Debian's Python makes all contexts so, and leaves it to OpenSSL
+        unchosen.append(ssl.TLSVersion.MINIMUM_SUPPORTED)
+    if lowest < least and lowest not in unchosen:
         raise ConfigError(f"the context allows {lowest.name}: set its minimum_version to TLSVersion.{least.name}")
     trusts_all = options.danger_accept_invalid_certificates
     if trusts_all == (context.verify_mode == ssl.CERT_REQUIRED):

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import gevent
+
 from gvcluster._version import __version__
 from gvcluster.checks import word
 from gvcluster.core.address import Address
 from gvcluster.errors import AuthFailed, ConfigError, ConnectFailed, GvClusterError, ReplyError
+from gvcluster.net.loop import remaining
 from gvcluster.options import Options
 
 Ask = Callable[..., Any]  # ask(*args) sends one command and returns its reply, or the error that came instead
@@ -23,18 +26,19 @@ class Credentials:
     password: str | None = field(repr=False)
 
 
-def credentials_for(options: Options, address: Address) -> Credentials:
-    """What the options say, or what the user's function says now.
+def credentials_for(options: Options, address: Address, deadline: float) -> Credentials:
+    """What the options say, or what the user's function says now, until the deadline (monotonic clock).
 
     Raises:
-        ConnectFailed: the function raised, or returned something else.
+        ConnectFailed: the function raised, took too long, or returned something else.
 
-    Blocks: as long as that function does.
+    Blocks: as long as that function does. Nobody else could open a connection if it never returned.
     """
     if options.credentials is None:
         return Credentials(options.username, options.password)
     try:
-        told = options.credentials(address)
+        with gevent.Timeout(remaining(deadline), TimeoutError):
+            told = options.credentials(address)
         username, password = (None, told) if isinstance(told, str) else told
         if password is None:
             raise ConfigError("the password must be a str, not NoneType")
@@ -42,7 +46,9 @@ def credentials_for(options: Options, address: Address) -> Credentials:
         word("the password", password)
     except Exception as cause:
         text = f"no credentials for {address}: the function raised {type(cause).__name__}"
-        if isinstance(cause, TypeError | ValueError):
+        if isinstance(cause, TimeoutError):
+            text = f"no credentials for {address} within connect_timeout"
+        elif isinstance(cause, TypeError | ValueError):
             text = f"no credentials for {address}: the function must return a password or (user name, password)"
         raise ConnectFailed(text, address=address) from cause
     return Credentials(username, password)

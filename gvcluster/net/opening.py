@@ -66,7 +66,7 @@ def open_connection(
     peer, connection = Connection(address, purpose), None
     try:
         with loop.only_here():
-            who = credentials_for(options, address)
+            who = credentials_for(options, address, deadline)
         transport = _wait_transport(dial(peer, deadline, options, loop), peer, deadline, state, loop)
         connection = MultiplexedConnection(transport, loop, peer, on_lost)
         connection.hoard.most = options.max_reply_bytes

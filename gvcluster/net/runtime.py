@@ -100,10 +100,14 @@ class Runtime:
 
     def _wind_up(self, interval: float) -> None:
         """Have a look at the slot map's age after about so many seconds. Clients must not all look at once."""
-        old, self._clock = self._clock, self.loop.timer(interval * (0.9 + 0.2 * self.state.options.rng.random()))
+        old, self._clock = self._clock, self._next_look(interval)
         self._clock.start(self._on_clock, interval)
         if old is not None:
             self.loop.end(old)
+
+    def _next_look(self, interval: float) -> Any:
+        after = interval * (0.9 + 0.2 * self.state.options.rng.random())
+        return self.loop.timer(after, again=after)
 
     def _on_clock(self, interval: float) -> None:
         if not self.state.closing:

@@ -48,3 +48,21 @@ def test_credentials_that_raise_fail_the_attempt_with_their_error_as_cause(fake,
         make(credentials=credentials).execute("PING", node=node.address)
     assert "hunter2" not in str(caught.value)
     assert node.connections.accepted == 0
+
+
+def test_credentials_that_never_come_hold_up_nobody_beyond_the_connect_timeout(fake, make):
+    asked: list[Address] = []
+
+    def credentials(address: Address) -> str:
+        asked.append(address)
+        if len(asked) == 1:
+            gevent.sleep(60)
+        return "secret"
+
+    fake.password = "secret"
+    node, cluster = fake.nodes[0], make(credentials=credentials, connect_timeout=0.1, timeout=5.0)
+    with pytest.raises(ConnectFailed, match="within connect_timeout"):
+        cluster.execute("PING", node=node.address)
+    gevent.sleep(0.1)  # the node is left alone for some milliseconds after a failure
+    assert cluster.execute("PING", node=node.address) == b"PONG"
+    assert asked.count(node.address) == 2

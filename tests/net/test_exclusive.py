@@ -191,3 +191,29 @@ def test_reprs_name_the_node(fake: object, cluster: Cluster) -> None:
     with cluster.connection(node) as connection:
         assert repr(connection) == f"<ExclusiveConnection to {node.address}>"
     assert repr(connection) == f"<ExclusiveConnection to {node.address} closed>"
+
+
+def test_one_that_is_dropped_is_closed_with_a_warning(fake, cluster):
+    node = fake.nodes[0]
+    connection = cluster.connection(node.address)
+    opened = node.connections.open
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        del connection
+    node.wait_until(lambda: node.connections.open == opened - 1)
+
+
+def test_while_the_cluster_disconnects_it_takes_no_new_command_and_ends_the_one_under_way(fake, cluster):
+    node = fake.nodes[0]
+    key = fake.key_at(node)
+    node.on("GET", Delay(0.2, b"$1\r\nv\r\n"), times=1)
+    with cluster.connection(node.address) as connection:
+        calling = gevent.spawn(connection.execute, "GET", key)
+        node.wait_until(lambda: node.commands("GET"))
+        ending = gevent.spawn(cluster.disconnect)
+        gevent.sleep(0.02)
+        with pytest.raises(ClosedError):
+            cluster.connection(node.address)
+        assert calling.get(timeout=5) == b"v"
+        with pytest.raises(ClosedError):
+            connection.execute("GET", key)
+        ending.get(timeout=5)

@@ -396,6 +396,7 @@ def test_a_context_that_checks_what_the_options_say_is_taken(changes, options):
     assert tls.context is context
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @pytest.mark.parametrize(
     ("changes", "options", "text"),
     [
@@ -406,6 +407,7 @@ def test_a_context_that_checks_what_the_options_say_is_taken(changes, options):
         ({}, {"danger_accept_invalid_certificates": True}, "verify_mode"),
         ({}, {"tls_minimum_version": "TLSv1.3"}, "minimum_version"),
         ({"minimum_version": ssl.TLSVersion.MINIMUM_SUPPORTED}, {"tls_minimum_version": "TLSv1.2"}, "minimum_version"),
+        ({"minimum_version": ssl.TLSVersion.TLSv1_1}, {}, "minimum_version"),
         ({}, {"tls_ca_file": "x"}, "tls_ca_file"),
         ({}, {"tls_key_password": "hunter2"}, "tls_key_password"),
     ],
