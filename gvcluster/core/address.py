@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -97,6 +96,8 @@ def is_valid_host(text: str) -> bool:
 
 
 def _is_ipv6(text: str) -> bool:
+    import ipaddress  # here: most clusters have none
+
     try:
         ipaddress.IPv6Address(text)
     except ValueError:

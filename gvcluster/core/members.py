@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, Literal
 
 from gvcluster.core.address import Address, is_valid_host, parse_redirect_target
+from gvcluster.core.slots import SLOTS
+from gvcluster.core.steps import Steps, at_once
+from gvcluster.records import Record
 
 # The servers recommend at most 1,000 nodes (cluster specification, "Main goals"); four times that is a broken reply.
 MAX_NODES = 4096
+# CLUSTER NODES of 4,096 nodes and all slots alone has 1 MB. Reading 100 MB held the hub for half a second.
+MAX_TEXT = 4 * 2**20
+# Nodes between two steps, each of which takes 10 µs. All bits set: `not number & _NODES`.
+_NODES = 63
 
 Role = Literal["primary", "replica"]
 
@@ -18,8 +25,7 @@ class UnusableMap(ValueError):
     """Internal: the reply gives no slot map. The refresher asks another node; the text says what was wrong."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Record):
     """A member of the cluster, as one slot map shows it.
 
     Attributes:
@@ -53,6 +59,8 @@ class Members:
         self._answered_by = answered_by
         self._read_before: dict[tuple[Any, ...], Node] = {}
         self._nodes: dict[str, Node] = {}
+        self._replicas: dict[tuple[Any, ...], tuple[Any, str]] = {}  # what was told of each, and its shard
+        self._others: list[tuple[Any, str]] = []  # what makes no key: `_add` judges
 
     def nodes(self) -> list[Node]:
         """All that could be used, in the order of the reply."""
@@ -65,16 +73,21 @@ class Members:
         except (TypeError, KeyError):  # unknown, or no list, or not hashable: `_add` judges
             return self._add(told, "primary", "")
 
-    def add_replicas(self, told: Iterable[Any], shard: str) -> None:
-        """Take up the nodes that a range names after its primary, but for those that are known or can not be used."""
-        known = self._read_before
+    def note_replicas(self, told: Iterable[Any], shard: str) -> None:
+        """Remember the nodes that a range names after its primary, until all primaries are known."""
         for one in told:
             try:
-                if tuple(one[:3]) in known:
-                    continue
-            except (TypeError, KeyError):
-                pass
+                self._replicas.setdefault(tuple(one[:3]), (one, shard))
+            except (TypeError, KeyError):  # no list, or not hashable
+                self._others.append((one, shard))
+
+    def add_replicas(self) -> Steps[None]:
+        """Take up those that were noted, but for those that are known or can not be used."""
+        new = (noted for key, noted in self._replicas.items() if key not in self._read_before)
+        for number, (one, shard) in enumerate(chain(new, self._others)):
             self._add(one, "replica", shard)
+            if not number & _NODES:
+                yield
 
     def _add(self, told: Any, role: Role, shard: str) -> Node | None:
         node = self._read(told, role, shard)
@@ -122,27 +135,41 @@ def _metadata(told: Any) -> dict[str, str]:
 
 def _text(value: Any) -> str | None:
     """Printable text, `""` for NULL, or None when it is neither."""
-    if value is None:
-        return ""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
+    elif value is None:
+        return ""
     # 253 characters is the longest hostname; everything else in a map is shorter.
     return value if isinstance(value, str) and len(value) <= 253 and value.isprintable() else None
 
 
-def members_of(lines: Iterable[list[str]], answered_by: Address) -> list[tuple[Node, int, list[str]]]:
-    """The nodes of a CLUSTER NODES reply, each with its configuration epoch and its slots.
+Member = tuple[Node, int, list[str]]  # a node, its configuration epoch and its slots
+
+
+def members_of(lines: Iterable[list[str]], answered_by: Address) -> list[Member]:
+    """The nodes of a CLUSTER NODES reply.
 
     A line is: id, address, flags, id of its primary or `-`, ping, pong, configuration epoch, link state, slots ….
     """
-    told = [line for line in lines if len(line) >= 8 and "".join(line[:4]).isprintable()]
+    return at_once(read_members(lines, answered_by))
+
+
+def read_members(lines: Iterable[list[str]], answered_by: Address) -> Steps[list[Member]]:
+    """The same in steps."""
+    told = list(filter(_is_member, lines))
     parents = {line[0]: line[3] for line in told if "slave" in line[2] and line[3] != "-"}
-    members: dict[str, tuple[Node, int, list[str]]] = {}
-    for line in told:
+    members: dict[str, Member] = {}
+    for number, line in enumerate(told):
         node, epoch = _node_of_line(line, parents, answered_by), number_of(line[6], 20)
         if node is not None and epoch is not None:
             members.setdefault(node.id, (node, epoch, line[8:]))
+        if not number & _NODES:
+            yield
     return list(members.values())
+
+
+def _is_member(line: list[str]) -> bool:
+    return len(line) >= 8 and "".join(line[:4]).isprintable()
 
 
 def _node_of_line(line: list[str], parents: Mapping[str, str], answered_by: Address) -> Node | None:
@@ -171,6 +198,34 @@ def _role(flags: list[str], slots: list[str]) -> Role | None:
     return "replica" if "slave" in flags and "fail" not in flags else None
 
 
+def lines_of(reply: object) -> list[list[str]]:
+    """The lines of CLUSTER NODES, each split at its blanks."""
+    if isinstance(reply, bytes | str) and len(reply) > MAX_TEXT:
+        raise UnusableMap(f"CLUSTER NODES was answered with {len(reply):,} bytes: more than {MAX_TEXT:,}")
+    text = reply.decode("utf-8", "surrogateescape") if isinstance(reply, bytes) else reply
+    if not isinstance(text, str):
+        raise UnusableMap(f"CLUSTER NODES was answered with {kind_of(reply)}, not with text")
+    lines = text.splitlines()
+    if len(lines) > MAX_NODES:
+        raise UnusableMap(f"CLUSTER NODES named {len(lines)} nodes: more than {MAX_NODES}")
+    return [line.split() for line in lines]
+
+
+def spans_of(ranges: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """`7` and `7-9`, but neither `[7->-id]` and `[7-<-id]` nor what makes no sense."""
+    for told in ranges:
+        first, dash, last = told.partition("-")
+        start = number_of(first, 5)
+        end = number_of(last, 5) if dash else start
+        if start is not None and end is not None and start <= end < SLOTS:
+            yield start, end
+
+
 def number_of(text: str, digits: int) -> int | None:
     """The number that `text` writes with at most so many ASCII digits, or None."""
     return int(text) if len(text) <= digits and text.isascii() and text.isdigit() else None
+
+
+def kind_of(reply: object) -> str:
+    """What came instead: the text of an error, else the type."""
+    return repr(str(reply)[:200]) if isinstance(reply, Exception) else type(reply).__name__

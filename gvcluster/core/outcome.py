@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from gvcluster.core.address import Address, parse_redirect_target
 from gvcluster.core.slots import SLOTS
 from gvcluster.errors import ConnectFailed, ConnectionLost, GvClusterError, ReplyError, ReplyTimeout
+from gvcluster.records import Record, replace
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Record):
     """The root: an attempt that brought no reply for the caller. `error` is what the caller would be told of it."""
 
     error: GvClusterError
 
 
-@dataclass(frozen=True, slots=True)
 class Moved(Outcome):
     """Another node owns the slot; `address` is None where the server did not say which: look into a fresh map.
 
@@ -31,47 +29,59 @@ class Moved(Outcome):
     to_itself: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class Ask(Outcome):
-    """The key is already at another node; the slot is not yet."""
+    """The key is already at another node; the slot is not yet. `port`: where `address` is None, what was told of it."""
 
     slot: int
     address: Address | None
     to_itself: bool = False
+    port: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class NotNow(Outcome):
     """The server may accept the same command later. `stale`: a fresh slot map may help."""
 
     stale: bool
 
 
-@dataclass(frozen=True, slots=True)
 class Refused(Outcome):
     """Nothing was sent, or not all of it: the command is proved not executed."""
 
 
-@dataclass(frozen=True, slots=True)
 class Lost(Outcome):
     """Sent, and no reply: the command may have been executed, or may still be."""
 
 
-@dataclass(frozen=True, slots=True)
 class Unserved(Outcome):
     """The slot has no owner in the map. `fresh`: the map was fetched after the call began."""
 
     fresh: bool
 
 
-@dataclass(frozen=True, slots=True)
 class Doubtful(Outcome):
     """An error that whoever wrote a script could have made up. Nothing is sent because of it until it is confirmed."""
 
     claim: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+class Aborted(Outcome):
+    """EXEC was answered with null: a watched key changed, and nothing was executed."""
+
+
+class Unfit(Outcome):
+    """One of several nodes that may serve a read did not. `why`: what it met. `others`: some were not asked yet."""
+
+    why: Outcome
+    others: bool
+
+
+class Forgotten(Outcome):
+    """The node does not have the script that was called by its digest: next time its source goes.
+
+    Not executed; or in doubt, but the call may run twice.
+    """
+
+
 class Failed(Outcome):
     """Everything else: the error is the caller's."""
 
@@ -89,6 +99,8 @@ _NOT_NOW: Mapping[str, bool] = MappingProxyType(
         "UNBLOCKED": True,  # a blocked pop whose node became a replica (Valkey 8.1 and Redis)
     }
 )
+# UNBLOCKED by somebody who sent CLIENT UNBLOCK … ERROR: that is meant for the caller.
+_ON_PURPOSE = "via CLIENT UNBLOCK"
 # MOVED or ASK, a slot without superfluous digits, and where to go.
 _REDIRECT = re.compile(r"(MOVED|ASK) (0|[1-9][0-9]{0,4}) ([^ ]+)", re.ASCII)
 
@@ -116,11 +128,25 @@ def classify(error: Exception, slot: int | None, answered_by: Address, *, script
     raise error
 
 
+def unfit(met: Outcome, *, others: bool, never_primary: bool) -> Outcome:
+    """What an attempt of a read means when another node may serve it as well.
+
+    It only reads, so that nothing is lost if a script has made the error up; but a redirect that a script may have made
+    up reaches nobody unconfirmed. `never_primary`: redirects, which lead to primaries, are not followed.
+    """
+    why = met.claim if isinstance(met, Doubtful) else met
+    is_redirect = isinstance(why, Moved | Ask)
+    if isinstance(why, Refused | Lost | NotNow) or (is_redirect and never_primary):
+        return Unfit(met.error, why, others)
+    return met
+
+
 def _reply_outcome(error: ReplyError, slot: int | None, answered_by: Address) -> Outcome:
     if error.code in ("MOVED", "ASK"):
         return _redirect(error, slot, answered_by)
     stale = _NOT_NOW.get(error.code)
-    return Failed(error) if stale is None else NotNow(error, stale)
+    is_on_purpose = error.code == "UNBLOCKED" and _ON_PURPOSE in error.message
+    return Failed(error) if stale is None or is_on_purpose else NotNow(error, stale)
 
 
 def _redirect(error: ReplyError, slot: int | None, answered_by: Address) -> Outcome:
@@ -133,4 +159,20 @@ def _redirect(error: ReplyError, slot: int | None, answered_by: Address) -> Outc
         address = parse_redirect_target(found[3], answered_by)
     except ValueError:
         return Failed(error)
-    return (Moved if found[1] == "MOVED" else Ask)(error, named, address, address == answered_by)
+    if found[1] == "MOVED":
+        return Moved(error, named, address, address == answered_by)
+    return Ask(error, named, address, address == answered_by, int(found[3].rpartition(":")[2]))
+
+
+def located(outcome: Outcome, answered_by: Address, is_member: Callable[[Address], object]) -> Outcome:
+    """An ASK that names only a port, as one that names the node: the member with this port on the host that answered.
+
+    Garnet tells no host (`?`) where it is told to announce none. After a MOVED a fresh map tells where the slot is; but
+    as long as it moves no map tells where its keys are. Who is no member, or has answered, can not be meant.
+    """
+    if isinstance(outcome, Doubtful):
+        return replace(outcome, claim=located(outcome.claim, answered_by, is_member))
+    if not isinstance(outcome, Ask) or outcome.address is not None:
+        return outcome
+    guessed = Address(answered_by.host, outcome.port)
+    return replace(outcome, address=guessed) if guessed != answered_by and is_member(guessed) else outcome

@@ -17,6 +17,7 @@ from gvcluster.core.commands import (
     key_positions,
     may_block,
     route,
+    with_timeout,
 )
 from gvcluster.errors import ConfigError, CrossSlot, GvClusterError, UnknownCommand
 
@@ -315,6 +316,24 @@ def test_a_timeout_that_the_server_would_refuse_is_refused(args: tuple[Any, ...]
     with pytest.raises(ConfigError) as raised:
         block_timeout(find_command(args), args)
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("args", "seconds", "expected"),
+    [
+        (("BLPOP", "a", "b", 5), 3.21456, ("BLPOP", "a", "b", "3.215")),
+        (("BLMPOP", "7", 1, "a", "LEFT"), 0.0, ("BLMPOP", "0.001", 1, "a", "LEFT")),
+        (("BLPOP", "a", 1e9), 999999999.5, ("BLPOP", "a", "999999999.500")),
+        (("XREAD", "BLOCK", 900, "STREAMS", "a", "$"), 0.5, ("XREAD", "BLOCK", "500", "STREAMS", "a", "$")),
+        (("XREAD", "block", 900, "COUNT", 1, "BLOCK", 9, "STREAMS", "BLOCK", "0"), 1e-9, "the last one"),
+    ],
+)
+def test_the_timeout_can_be_another_one_but_never_for_ever(args: Any, seconds: float, expected: Any) -> None:
+    if expected == "the last one":
+        expected = ("XREAD", "block", 900, "COUNT", 1, "BLOCK", "1", "STREAMS", "BLOCK", "0")
+    changed = with_timeout(find_command(args), args, seconds)
+    assert changed == expected
+    assert block_timeout(find_command(changed), changed) == pytest.approx(max(seconds, 0.001), abs=0.001)
 
 
 # --- All of it ---

@@ -69,8 +69,16 @@ def test_a_bad_range_is_skipped_and_the_rest_is_used(bad: Any) -> None:
         slots(bad)
 
 
-def test_a_bad_replica_is_skipped_and_its_shard_is_used() -> None:
-    topology = slots([*GOOD, None, [b"?", 1, B.encode(), []], [b"h", 0], {}, [b"10.0.0.2", 7002, B.encode(), {}]])
+class Map(dict[Any, Any]):
+    """As maps are since Python 3.12, where a slice can be hashed: unknown, not of the wrong type."""
+
+    def __getitem__(self, key: Any) -> Any:
+        raise KeyError(key)
+
+
+@pytest.mark.parametrize("bad", [None, [b"?", 1, B.encode(), []], [b"h", 0], {}, Map(), [[], {}, 0]])
+def test_a_bad_replica_is_skipped_and_its_shard_is_used(bad: Any) -> None:
+    topology = slots([*GOOD, bad, [b"10.0.0.2", 7002, B.encode(), {}]])
     assert [repr(node) for node in topology.nodes] == [
         "<Node 10.0.0.1:7001 primary aaaaaaaa>",
         "<Node 10.0.0.2:7002 replica bbbbbbbb>",

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gvcluster import Cluster
+from gvcluster.call_options import CallOptions
 from gvcluster.core.address import Address
 from gvcluster.errors import ConfigError, GvClusterError
-from gvcluster.options import CallOptions, ClusterOptions, Options, options_from, refuse_unknown
+from gvcluster.options import ClusterOptions, Options, options_from, refuse_unknown
 from gvcluster.seeds import parse_seeds, parse_url
 
 SECRET = "hunter2"
@@ -342,6 +343,11 @@ def test_a_url_gives_seeds_and_options(rest, seeds, options):
 def test_a_url_that_makes_no_sense_is_refused(url):
     with pytest.raises(ConfigError):
         Cluster.from_url(url)
+
+
+def test_a_url_that_names_no_node_is_not_blamed_on_its_scheme():
+    with pytest.raises(ConfigError, match="and name nodes behind it: host:port,host:port"):
+        Cluster.from_url("valkeys://")
 
 
 def test_arguments_beside_a_url_win():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gvcluster.core.address import Address
-from gvcluster.core.outcome import Ask, Doubtful, Failed, Lost, Moved, NotNow, Refused, classify
+from gvcluster.core.outcome import Ask, Doubtful, Failed, Lost, Moved, NotNow, Refused, Unfit, classify, unfit
 from gvcluster.core.resp import reply_error
 from gvcluster.errors import (
     AuthFailed,
@@ -51,7 +51,8 @@ def met(text, slot=SLOT, *, script=False):
 )
 def test_a_redirect_names_the_node_or_says_look_into_a_fresh_map(word, kind, target, address):
     error = reply_error(f"{word} {SLOT} {target}")
-    assert classify(error, SLOT, ASKED) == kind(error, SLOT, address)
+    told = {"port": int(target.rpartition(":")[2])} if kind is Ask else {}
+    assert classify(error, SLOT, ASKED) == kind(error, SLOT, address, **told)
     assert not error.maybe_executed
 
 
@@ -158,6 +159,7 @@ def test_codes_that_mean_come_back_later_say_whether_the_map_is_stale(text, stal
     [
         "ERR unknown command 'FOO'",
         "ERR max number of clients reached",
+        "UNBLOCKED client unblocked via CLIENT UNBLOCK",
         "WRONGTYPE Operation against a key holding the wrong kind of value",
         "CROSSSLOT Keys in request don't hash to the same slot",
         "NOAUTH Authentication required.",
@@ -259,3 +261,29 @@ def test_an_error_that_is_not_ours_is_not_swallowed():
 def test_outcomes_are_frozen():
     with pytest.raises(AttributeError):
         met("TRYAGAIN").stale = True
+
+
+# -- reads that several nodes may serve ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["LOADING x", "MASTERDOWN x", "CLUSTERDOWN x", "TRYAGAIN x", "READONLY x"])
+@pytest.mark.parametrize("script", [False, True])
+def test_who_can_not_now_is_unfit_whoever_says_so_for_nothing_is_written(text, script):
+    refused = met(text, script=script)
+    found = unfit(refused, others=True, never_primary=False)
+    assert isinstance(found, Unfit)
+    assert isinstance(found.why, NotNow)
+    assert found.error is refused.error
+
+
+@pytest.mark.parametrize("kind", ["MOVED", "ASK"])
+@pytest.mark.parametrize("script", [False, True])
+def test_a_replicas_redirect_is_what_it_was_unless_no_primary_may_serve(kind, script):
+    redirect = met(f"{kind} {SLOT} 10.0.0.9:7000", script=script)
+    assert unfit(redirect, others=True, never_primary=False) is redirect
+    assert isinstance(unfit(redirect, others=True, never_primary=True), Unfit)
+
+
+def test_an_error_of_the_callers_is_no_reason_to_ask_another():
+    error = met("WRONGTYPE x")
+    assert unfit(error, others=True, never_primary=True) is error

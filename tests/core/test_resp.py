@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gvcluster.core.resp import INCOMPLETE, MALFORMED, Push, ReplyReader, encode, reply_error
+from gvcluster.core.resp import INCOMPLETE, MALFORMED, Push, ReplyReader, bulk_strings, encode, reply_error
 from gvcluster.errors import AuthFailed, Busy, ConfigError, NoScript, ReadOnly, Redirected, ReplyError
 
 
@@ -54,6 +54,18 @@ def argument(value: object) -> bytes:
     assert head == b"$%d" % (len(rest) - 2)
     assert rest.endswith(b"\r\n")
     return rest[:-2]
+
+
+@given(st.lists(st.text() | st.binary() | st.integers() | st.floats(allow_nan=False), min_size=1))
+def test_bulk_strings_are_what_encode_packs(values):
+    assert b"*%d\r\n" % len(values) + b"".join(bulk_strings(values)) == encode(tuple(values))
+
+
+@pytest.mark.parametrize(("value", "reason"), [(None, "NoneType"), (True, "bool"), ("\ud800", "surrogates")])
+def test_bulk_strings_refuse_what_encode_refuses(value, reason):
+    for pack in (bulk_strings, encode):
+        with pytest.raises(ConfigError, match=f"argument 1 is .*{reason}"):
+            pack(("x", value))
 
 
 def replies(data: bytes, step: int | None = None) -> list[object]:
@@ -134,7 +146,7 @@ def test_the_first_bad_argument_is_the_one_that_is_named():
         encode(("SET", True, None))
 
 
-def test_an_empty_command_is_refused():
+def test_f64_an_empty_command_is_refused():
     with pytest.raises(ConfigError, match="an empty command"):
         encode(())
 
@@ -275,7 +287,7 @@ def test_errors_within_an_array_are_values_of_it():
     assert second == 1
 
 
-def test_an_error_that_is_no_utf_8_is_an_error_all_the_same():
+def test_f59_an_error_that_is_no_utf_8_is_an_error_all_the_same():
     (error,) = replies(b"-ERR \xff\xfe\r\n")
     assert type(error) is ReplyError
     assert error.code == "ERR"

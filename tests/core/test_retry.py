@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gvcluster.core.address import Address
-from gvcluster.core.outcome import Ask, Doubtful, Failed, Lost, Moved, NotNow, Refused, Unserved
+from gvcluster.core.outcome import Ask, Doubtful, Failed, Lost, Moved, NotNow, Refused, Unfit, Unserved
 from gvcluster.core.resp import reply_error
 from gvcluster.core.retry import (
     FREE_HOPS,
@@ -27,6 +27,7 @@ from gvcluster.core.retry import (
     hints_at_stale_map,
     question_gap,
 )
+from gvcluster.core.routing import ReadPolicy
 from gvcluster.errors import ConnectFailed, ConnectionLost, ReplyTimeout, RetriesExhausted, SlotNotCovered
 
 BEGAN, DEADLINE, NOW = 100.0, 110.0, 101.0
@@ -340,6 +341,17 @@ def test_time_that_has_passed_since_the_last_fetch_counts():
     assert pace.wait(50.0 + whole, 0.5) == pytest.approx(0.0)
 
 
+def test_f18_f55_after_three_seconds_there_are_at_most_two_fetches_a_second_whatever_the_jitter():
+    for jitter in (0.0, 0.5, 0.999):
+        pace, now, begun = Pace(), 50.0, []
+        while now < 70.0:
+            pace.begin(now)
+            begun.append(now)
+            now += pace.wait(now, jitter)
+        for second in range(53, 69):
+            assert sum(second <= each < second + 1 for each in begun) <= 2
+
+
 def test_after_a_quiet_while_the_next_fetch_begins_at_once_and_the_pace_is_quick_again():
     pace, now = Pace(), 50.0
     for _ in range(8):
@@ -378,3 +390,46 @@ def test_whatever_a_call_meets_it_ends_by_its_deadline_and_claims_enough(seed, r
     assert now <= DEADLINE + 0.01
     assert sent_after_lost_write == 0
     assert decision.error.maybe_executed == any(type(error) is ConnectionLost for error in progress.errors)
+
+
+# -- a read that several nodes may serve -----------------------------------------------------------------------------
+
+A_READ = {"name": "GET", "read_only": True, "read_from": ReadPolicy("prefer_replica")}
+
+
+@pytest.mark.parametrize("kind", [Refused, Lost, NotNow])
+def test_a_read_goes_elsewhere_at_once_while_somebody_is_left(kind):
+    why = met(kind, *((True,) if kind is NotNow else ()))
+    outcome = Unfit(why.error, why, others=True)
+    progress = Progress()
+    progress.add(outcome, NODE)
+    assert decide(outcome, call(**A_READ), progress, NOW, 0.5) == Retry(0.0, for_news=False)
+    assert progress.avoided == {NODE}
+    assert hints_at_stale_map(outcome) is hints_at_stale_map(why)
+
+
+def test_a_read_backs_off_when_nobody_is_left():
+    why = met(NotNow, True)
+    decision = decide(Unfit(why.error, why, others=False), call(**A_READ), Progress([why.error]), NOW, 1.0)
+    assert decision == Retry(SHORTEST_WAIT, for_news=True)
+
+
+@pytest.mark.parametrize("policy", ["safe", "never", "always"])
+def test_never_repeats_no_read_elsewhere(policy):
+    why = met(Refused)
+    decision = decide(Unfit(why.error, why, True), call(**A_READ, policy=policy), Progress([why.error]), NOW, 0.5)
+    assert isinstance(decision, Fail) is (policy == "never")
+
+
+def test_a_read_does_not_wait_for_a_new_primary_longer_than_its_back_off():
+    assert call().longest_wait(0.1, NOW) == DEADLINE - NOW
+    assert call(**A_READ).longest_wait(0.1, NOW) == 0.1
+
+
+def test_after_a_back_off_nobody_is_avoided_any_more():
+    progress = Progress(avoided={NODE})
+    progress.repeat(0.0)
+    assert progress.avoided == {NODE}
+    progress.repeat(0.01)
+    assert progress.avoided == set()
+    assert progress.retries == 2

@@ -93,6 +93,7 @@ GOOD = {
         "class C:\n    def f(self, a, b, c, d, e, f, g, **options: typing.Unpack[Options]): pass\n",
     ),
     "a ParamSpec": ("core/slots.py", "def f(*args: P.args, **kwargs: P.kwargs): pass\n"),
+    "the libraries' own signatures": ("compat/client.py", '"""M."""\ndef f(**options):\n    """F."""\n'),
     "a generated file": ("core/command_table.py", "x = 1\n" * 1000),
     "the wire's words in strings, and names that others gave": (
         "core/slots.py",

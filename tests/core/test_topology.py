@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,8 @@ import hiredis
 import pytest
 
 from gvcluster.core.address import Address
-from gvcluster.core.topology import Node, Topology, UnusableMap, parse_nodes, parse_slots
+from gvcluster.core.steps import Steps, at_once
+from gvcluster.core.topology import Node, Topology, UnusableMap, parse_nodes, parse_slots, read_nodes, read_slots
 
 ASKED = Address("127.0.0.1", 7000)
 SERVERS = ["valkey-9.1.2", "valkey-8.1.8", "redis-7.0.15", "redis-6.2.14"]
@@ -268,3 +270,63 @@ def test_nodes_are_values() -> None:
     assert pickle.loads(pickle.dumps(node)) == node
     assert steady().node_at(node.address) == node
     assert steady().node_at(Address("127.0.0.1", 1)) is None
+
+
+def line_of(host: str, slots: str, number: int = 1) -> str:
+    """A line of CLUSTER NODES."""
+    return f"{number:040d} {host}:7000@17000 master - 0 0 1 connected {slots}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        line_of("h" * 5_000_000, "0-16383"),
+        "".join(line_of("127.0.0.1", "0-16383", number) for number in range(60_000)),
+        line_of("127.0.0.1", "0-16383 " * 600_000),
+        "x" * 5_000_000,
+    ],
+    ids=["a hostname", "nodes", "ranges", "junk"],
+)
+@pytest.mark.parametrize("kind", [str, str.encode])
+def test_f62_cluster_nodes_of_more_than_4_mib_is_not_even_looked_at(text: str, kind: Any) -> None:
+    with pytest.raises(UnusableMap, match=r"was answered with [\d,]+ bytes: more than 4,194,304"):
+        parse_nodes(kind(text), ASKED)
+
+
+def test_f62_a_million_nodes_are_refused_when_the_4097th_comes() -> None:
+    """One object for all hosts, so that the reply is small: what is counted is who is looked at."""
+    read = 0
+
+    class Entry(list[Any]):
+        def __getitem__(self, at: Any) -> Any:
+            nonlocal read
+            read += at == 0
+            return super().__getitem__(at)
+
+    nodes = [Entry([b"10.0.%d.%d" % divmod(number, 256), 7000, b"%040d" % number]) for number in range(20_000)]
+    with pytest.raises(UnusableMap, match="more than 4096 nodes"):
+        parse_slots([[at, at, *nodes[200 * at : 200 * at + 200]] for at in range(100)], ASKED)
+    assert read <= 2 * 4097
+
+
+def slots_one_by_one() -> Steps[Topology]:
+    told = [[b"h", 1 + number, b"%040d" % number] for number in range(3)]
+    return read_slots([[slot, slot, told[slot % 3]] for slot in range(16384)], ASKED)
+
+
+def every_other_slot() -> Steps[Topology]:
+    slots = " ".join(str(slot) for slot in range(0, 16384, 2))
+    return read_nodes(f"{1:040d} h:1@2 master - 0 0 1 connected {slots}".encode(), ASKED)
+
+
+@pytest.mark.parametrize(("read", "covered"), [(slots_one_by_one, 16384), (every_other_slot, 8192)])
+def test_a_large_map_is_read_in_many_steps(read: Callable[[], Steps[Topology]], covered: int) -> None:
+    assert sum(1 for _ in read()) >= covered // 128
+    assert at_once(read()).covered == covered
+
+
+def test_reading_lets_the_reply_go_and_parsing_leaves_it_as_it_is() -> None:
+    reply = [[slot, slot, [b"h", 1, b"a" * 40]] for slot in range(100)]
+    assert parse_slots(reply, ASKED).covered == len(reply) == 100
+    assert at_once(read_slots(reply, ASKED)).covered == 100
+    assert reply == []

@@ -1,11 +1,16 @@
 """Which of two slot maps is believed."""
 
+import random
+
+import pytest
+
 from gvcluster.core.address import Address
 from gvcluster.core.topology import Topology, parse_nodes, parse_slots
 from gvcluster.core.views import Memory, View, judge
 
 A, B, C = (Address("127.0.0.1", port) for port in (7001, 7002, 7003))
 REPLICA = Address("127.0.0.1", 7004)  # of A
+OTHER = Address("127.0.0.1", 7005)  # of B
 
 
 def slots(*ranges: tuple[int, int, Address, Address | None]) -> Topology:
@@ -86,6 +91,34 @@ def test_a_former_primary_is_believed_when_it_says_itself_that_it_is_back() -> N
     assert dict(back.memory.replaced) == {REPLICA: A}
 
 
+def test_former_primaries_of_two_shards_that_are_back_are_believed_when_both_have_said_so() -> None:
+    first = slots((0, 8191, A, REPLICA), (8192, 16383, B, OTHER))
+    failed_over = slots((0, 8191, REPLICA, A), (8192, 16383, OTHER, B))
+    memory = judge(first, View(failed_over, REPLICA, 1.0), Memory()).memory
+    assert dict(memory.replaced) == {A: REPLICA, B: OTHER}
+    one = judge(failed_over, View(first, A, 2.0), memory)
+    assert (one.topology, one.ask) == (None, B)
+    behind = judge(failed_over, View(first, REPLICA, 3.0), one.memory)
+    assert (behind.topology, behind.ask) == (None, B)
+    both = judge(failed_over, View(first, B, 4.0), behind.memory)
+    assert both.topology is first
+    assert dict(both.memory.replaced) == {REPLICA: A, OTHER: B}
+    assert both.memory.returned == frozenset()
+
+
+def test_what_a_former_primary_has_said_counts_until_it_says_otherwise_or_a_map_is_accepted() -> None:
+    first = slots((0, 8191, A, REPLICA), (8192, 16383, B, OTHER))
+    failed_over = slots((0, 8191, REPLICA, A), (8192, 16383, OTHER, B))
+    memory = judge(first, View(failed_over, REPLICA, 1.0), Memory()).memory
+    one = judge(failed_over, View(first, A, 2.0), memory)
+    only_b = slots((0, 8191, REPLICA, A), (8192, 16383, B, OTHER))
+    not_any_more = judge(failed_over, View(only_b, A, 3.0), one.memory)
+    assert (not_any_more.topology, not_any_more.ask) == (None, B)
+    assert judge(failed_over, View(first, B, 4.0), not_any_more.memory).ask == A
+    still = judge(failed_over, View(failed_over, OTHER, 3.0), one.memory)
+    assert judge(failed_over, View(first, B, 4.0), still.memory).ask == A
+
+
 def test_slots_that_move_between_primaries_are_no_promotion() -> None:
     moved = slots((0, 4095, A, REPLICA), (4096, 16383, B, None))
     there = judge(BEFORE, View(moved, B, 1.0), Memory())
@@ -109,3 +142,31 @@ def test_an_epoch_of_a_node_that_left_counts_for_nothing() -> None:
     told = nodes((B, "master", 1, "0-16383"))
     verdict = judge(known, View(told, B, 1.0), Memory())
     assert verdict.topology is told or verdict.topology == told
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_when_failovers_are_over_the_map_is_accepted_after_a_question_or_two_for_each_shard(seed: int) -> None:
+    rng = random.Random(seed)
+    # Four shards: the primary, then its replicas.
+    shards = [[Address("127.0.0.1", 7000 + 10 * shard + node) for node in range(2)] for shard in range(4)]
+    views, known, memory = [], None, Memory()
+
+    def ask(teller: Address, told: Topology) -> Address | None:
+        nonlocal known, memory
+        verdict = judge(known, View(told, teller, float(len(views))), memory)
+        memory, known = verdict.memory, verdict.topology or known
+        views.append(told)
+        return verdict.ask
+
+    for _ in range(20):
+        for shard in rng.sample(shards, rng.randint(0, 3)):
+            shard.reverse()
+        now = slots(*((4096 * number, 4096 * number + 4095, *shard) for number, shard in enumerate(shards)))
+        is_behind = bool(views) and rng.random() < 0.3
+        if rng.random() < 0.7:
+            ask(rng.choice(rng.choice(shards)), views[-1] if is_behind else now)
+    wanted = None
+    for _ in range(2 * len(shards)):
+        wanted = ask(wanted or rng.choice(rng.choice(shards)), now)
+    assert known is not None
+    assert known.same_routes(now)

@@ -1,0 +1,107 @@
+"""Records are what frozen dataclasses with slots are, for everybody who uses one."""
+
+import copy
+import dataclasses
+import pickle
+from typing import ClassVar
+
+import pytest
+
+from gvcluster.records import Record, replace
+
+
+class Point(Record):
+    x: int
+    y: int = 7
+
+
+class Named(Point):
+    name: str = "nobody"
+
+    @property
+    def loud(self) -> str:
+        return self.name.upper()
+
+
+class Nothing(Record):
+    """Has no fields."""
+
+
+def test_fields_are_given_by_place_or_name_and_those_of_the_base_come_first():
+    assert (Point(1).x, Point(1).y) == (1, 7)
+    assert Named(1, 2, "a") == Named(name="a", y=2, x=1)
+    assert Named(1).loud == "NOBODY"
+    match Named(1, 2, "a"):
+        case Named(x, y, name):
+            assert (x, y, name) == (1, 2, "a")
+
+
+@pytest.mark.parametrize("wrong", [lambda: Point(), lambda: Point(1, 2, 3), lambda: Point(1, z=2), lambda: Nothing(1)])
+def test_wrong_arguments_are_refused_by_the_first_instance_and_by_later_ones(wrong):
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            wrong()
+
+
+def test_equal_are_those_of_one_class_with_equal_fields():
+    assert Point(1, 2) == Point(1, 2) != Point(1, 3)
+    assert Point(1) != Named(1)
+    assert Nothing() == Nothing() != Point(1)
+    assert len({Point(1), Point(1, 7), Named(1), Nothing(), Nothing()}) == 3
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Point([]))  # type: ignore[arg-type]
+
+
+def test_nothing_changes_them_and_nothing_is_added():
+    point = Named(1)
+    for change in (lambda: setattr(point, "x", 2), lambda: setattr(point, "z", 2), lambda: delattr(point, "x")):
+        with pytest.raises(AttributeError, match="never changes"):
+            change()
+    assert not hasattr(point, "__dict__")
+    assert replace(point, x=2) == Named(2) != point
+    with pytest.raises(TypeError):
+        replace(point, z=2)
+
+
+def test_they_can_be_read_copied_and_pickled():
+    point = Named(1, 2, "a")
+    assert repr(point) == "Named(x=1, y=2, name='a')"
+    assert repr(Nothing()) == "Nothing()"
+    assert pickle.loads(pickle.dumps(point)) == copy.deepcopy(point) == copy.copy(point) == point
+
+
+def test_whoever_expects_a_dataclass_finds_one():
+    assert dataclasses.asdict(Named(1)) == {"x": 1, "y": 7, "name": "nobody"}
+    assert [field.name for field in dataclasses.fields(Named)] == ["x", "y", "name"]
+    assert dataclasses.replace(Named(1), y=3) == Named(1, 3)
+
+
+def test_what_is_not_to_be_said_is_not_in_the_repr():
+    class Secret(Record):
+        _unsaid = ("password",)
+        user: str
+        password: str
+
+    assert repr(Secret("me", "pw")).endswith("Secret(user='me')")
+    assert Secret("me", "pw") != Secret("me", "other")
+
+
+def test_a_class_that_writes_its_own_init_keeps_it():
+    class Base(Record):
+        x: int
+
+    class Doubled(Base):
+        def __init__(self, x: int) -> None:
+            super().__init__(2 * x)
+
+    assert [Doubled(1).x, Doubled(1).x, Base(1).x, Doubled(1).x] == [2, 2, 1, 2]
+
+
+def test_a_class_variable_is_no_field_and_a_field_may_get_another_default():
+    class Kind(Point):
+        shape: ClassVar[str] = "round"
+        y: int = 8
+        z: int = 9
+
+    assert (Kind.shape, Kind(1)) == ("round", Kind(1, 8, 9))
+    assert [each.name for each in dataclasses.fields(Kind)] == ["x", "y", "z"]
