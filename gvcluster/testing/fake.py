@@ -19,6 +19,7 @@ from typing import Self
 
 from gvcluster.core.slots import SLOTS, hash_slot
 from gvcluster.errors import ConfigError
+from gvcluster.testing import fake_server
 from gvcluster.testing.answers import Answer, Handler
 from gvcluster.testing.fake_node import FakeNode
 
@@ -35,13 +36,15 @@ class FakeCluster:
         username: The user whom AUTH and HELLO let in.
         password: The password of that user. None lets everybody do everything.
         host: Where the nodes listen: "127.0.0.1" or "::1".
+        dialect: "valkey", or "redis": what the nodes say they are, and what they tell of availability zones. For
+            Garnet's there is `FakeGarnet`.
 
     Attributes:
         nodes: The nodes. Their ports are reserved from now on; they listen when the cluster is started.
         migrations: slot → the node that it is moving to (`begin_migration`).
 
     Raises:
-        ConfigError: No primaries, or fewer than no replicas.
+        ConfigError: No primaries, fewer than no replicas, or no such dialect.
     """
 
     def __init__(
@@ -52,16 +55,20 @@ class FakeCluster:
         username: str = "default",
         password: str | None = None,
         host: str = "127.0.0.1",
+        dialect: str = "valkey",
     ) -> None:
         if nodes < 1 or replicas < 0:
             raise ConfigError(f"a cluster has primaries, not {nodes}, and perhaps replicas, not {replicas}")
+        if dialect not in fake_server.VERSIONS:
+            raise ConfigError(f"dialect must be 'valkey' or 'redis', not {dialect!r}; for 'garnet' use FakeGarnet")
+        self.dialect = dialect
         self.host = host
         self.username = username
         self.password = password
-        primaries = [FakeNode(self, index) for index in range(nodes)]
-        self.nodes = (
+        primaries = [self._new_node(index, None) for index in range(nodes)]
+        self.nodes: tuple[FakeNode, ...] = (
             *primaries,
-            *(FakeNode(self, nodes + index, primaries[index % nodes]) for index in range(nodes * replicas)),
+            *(self._new_node(nodes + index, primaries[index % nodes]) for index in range(nodes * replicas)),
         )
         self._owners: list[FakeNode | None] = [primaries[slot * nodes // SLOTS] for slot in range(SLOTS)]
         self.migrations: dict[int, FakeNode] = {}
@@ -125,9 +132,13 @@ class FakeCluster:
         """The node that owns the slot, or None."""
         return self._owners[slot]
 
+    def owners(self) -> list[FakeNode | None]:
+        """The owner of each slot."""
+        return list(self._owners)
+
     def node_for_key(self, key: str | bytes) -> FakeNode | None:
         """The node that owns the key's slot, or None."""
-        return self._owners[hash_slot(key)]
+        return self.owner(hash_slot(key))
 
     def key_at(self, node: FakeNode, prefix: str = "key") -> str:
         """Find a key that a node serves.
@@ -142,7 +153,7 @@ class FakeCluster:
         Raises:
             ConfigError: The node owns no slot.
         """
-        if node not in self._owners:
+        if node not in self.owners():
             raise ConfigError(f"{node!r} owns no slot, so it serves no key")
         return next(key for key in (f"{prefix}{number}" for number in count()) if self.node_for_key(key) is node)
 
@@ -207,13 +218,19 @@ class FakeCluster:
             Never.
         """
         ranges: list[object] = []
-        for owner, group in groupby(range(SLOTS), key=lambda slot: self._owners[slot]):
+        owners = self.owners()
+        for owner, group in groupby(range(SLOTS), key=lambda slot: owners[slot]):
             slots = list(group)
             if owner is not None:
                 shard = [owner, *(node for node in self.nodes if node.primary is owner)]
-                told = [[node.address.host.encode(), node.address.port, node.id.encode(), {}] for node in shard]
-                ranges.append([slots[0], slots[-1], *told])
+                ranges.append([slots[0], slots[-1], *(self._told_of(node) for node in shard)])
         return ranges
+
+    def _told_of(self, node: FakeNode) -> list[object]:
+        """What CLUSTER SLOTS tells of a node: Valkey its zone, too."""
+        zone = node.availability_zone if self.dialect == "valkey" else None
+        metadata = {b"availability-zone": zone.encode()} if zone is not None else {}
+        return [node.address.host.encode(), node.address.port, node.id.encode(), metadata]
 
     def node_lines(self, asked: FakeNode) -> bytes:
         """What CLUSTER NODES answers now at this node. Who gets a slot gets the highest configuration epoch.
@@ -246,7 +263,10 @@ class FakeCluster:
     @property
     def is_covered(self) -> bool:
         """Whether every slot has an owner: else CLUSTER INFO says `cluster_state:fail`."""
-        return None not in self._owners
+        return None not in self.owners()
+
+    def _new_node(self, index: int, primary: FakeNode | None) -> FakeNode:
+        return FakeNode(self, index, primary)
 
     @staticmethod
     def _raise_first(failures: list[BaseException]) -> None:

@@ -52,6 +52,16 @@ class CommandReader:
             return None
         return args
 
+    def take_frame(self) -> tuple[bytes, list[bytes]] | None:
+        """The next command as it came, and its arguments, or None until all of it is there."""
+        start = self._at
+        try:
+            args = self.take()
+        except NoCommand:
+            self._at = start
+            raise
+        return None if args is None else (bytes(self._bytes[start : self._at]), args)
+
     def _bulk(self) -> bytes | None:
         length = self._number(b"$")
         if length is None or len(self._bytes) < self._at + length + 2:
@@ -85,6 +95,7 @@ class FakeConnection:
         name: What CLIENT SETNAME said.
         asking: ASKING was the command before.
         readonly: READONLY was sent.
+        subscriptions: What it is subscribed to: ("SUBSCRIBE", "PSUBSCRIBE" or "SSUBSCRIBE", name).
         authenticated: The client has given the password, or there is none.
         closed: The node has closed it.
     """
@@ -96,6 +107,7 @@ class FakeConnection:
         self.name = b""
         self.asking = False
         self.readonly = False
+        self.subscriptions: dict[tuple[str, bytes], None] = {}
         self.authenticated = False
         self.closed = False
         self._socket = accepted

@@ -31,8 +31,8 @@ class FakeListener:
         address: Where it listens. The port is its own from the beginning, also while it is stopped.
     """
 
-    def __init__(self, host: str) -> None:
-        self._reserved, self.address = _reserve(host, 0)
+    def __init__(self, host: str, port: int = 0) -> None:
+        self._reserved, self.address = reserve(host, port)
         self._listener: gevent.socket.socket | None = None
         self._acceptor: gevent.Greenlet[..., None] | None = None
         # A script reads its connections itself: they have no greenlet.
@@ -75,7 +75,8 @@ class FakeListener:
         """Wait until something about this node is true: a command was received, a connection came or went.
 
         Args:
-            predicate: A function such as `lambda: node.commands("GET")`; asked again after each of these events.
+            predicate: A function such as `lambda: node.commands("GET")`; asked again after each of these events, and
+                every 20 ms, for it may look at the client too.
             timeout: Seconds.
 
         Raises:
@@ -90,7 +91,7 @@ class FakeListener:
             if left <= 0:
                 raise TimeoutError(f"not true within {timeout} s: {self!r}")
             self._changed.clear()
-            self._changed.wait(max(left, 0.001))  # libuv warns of shorter timers
+            self._changed.wait(min(max(left, 0.001), 0.02))  # libuv warns of shorter timers
 
     def start(self) -> None:
         """Listen. `FakeCluster.start()` does it for all nodes; a stopped node comes back with its data.
@@ -112,8 +113,8 @@ class FakeListener:
         _kill(self._acceptor)
         listener, self._listener = self._listener, None
         if listener is not None:
-            listener.close()
-            self._reserved, _ = _reserve(*self.address)
+            refuse(listener)
+            self._reserved = get_original("socket", "socket")(fileno=listener.detach())
         self._end_connections(rst=False)
         # Last: who is dead does not answer what came while it was frozen.
         self._thawed.set()
@@ -218,11 +219,25 @@ def _kill(*greenlets: gevent.Greenlet[..., None] | None) -> None:
     gevent.killall([greenlet for greenlet in greenlets if greenlet not in (None, gevent.getcurrent())])
 
 
-def _reserve(host: str, port: int) -> tuple[socket.socket, Address]:
+def reserve(host: str, port: int) -> tuple[socket.socket, Address]:
     """A socket that is bound and does not listen: connecting is refused, and nobody else gets the port."""
+    found, address = _bind(host, port)
+    if port == 0:
+        # Again, by its number: else the kernel gives the port away when a listener is shut down.
+        with found:
+            return _bind(*address)
+    return found, address
+
+
+def _bind(host: str, port: int) -> tuple[socket.socket, Address]:
     # Not gevent's: a gevent socket binds itself to the hub of the thread that makes it.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    reserved: socket.socket = get_original("socket", "socket")(family, socket.SOCK_STREAM)
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.bind((host, port))
-    return reserved, Address(*reserved.getsockname()[:2])
+    bound: socket.socket = get_original("socket", "socket")(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind((host, port))
+    return bound, Address(*bound.getsockname()[:2])
+
+
+def refuse(listener: gevent.socket.socket) -> None:
+    """Listen no more, and keep the port: that is what the kernel does when a socket that listens is shut down."""
+    listener.shutdown(socket.SHUT_RDWR)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import gevent
 
@@ -47,20 +47,22 @@ class FakeNode(FakeListener):
         address: Where it listens. The port is its own from the beginning, also while it is stopped.
         primary: The node that it replicates, or None when it is a primary itself.
         epoch: Its configuration epoch, which CLUSTER NODES tells.
+        availability_zone: What CLUSTER SLOTS tells of it, or None.
         data: Its keys and values; a replica shares those of its primary.
         received: Every command, in the order of arrival over all connections.
         override: A handler that is asked first, for every command.
         errors: What handlers have raised; `FakeCluster.stop()` raises the first.
     """
 
-    def __init__(self, cluster: FakeCluster, index: int, primary: FakeNode | None = None) -> None:
-        super().__init__(cluster.host)
+    def __init__(self, cluster: FakeCluster, index: int, primary: FakeNode | None = None, *, port: int = 0) -> None:
+        super().__init__(cluster.host, port)
         self.cluster = cluster
         self.index = index
         self.id = f"{index + 1:04x}" * 10
         self.primary = primary
         self.epoch = index + 1
-        self.data: dict[bytes, bytes] = {} if primary is None else primary.data
+        self.availability_zone: str | None = None
+        self.data: dict[bytes, Any] = {} if primary is None else primary.data
         self.received: list[Received] = []
         self.override: Handler | None = None
         self.errors: list[BaseException] = []
@@ -208,6 +210,10 @@ class FakeNode(FakeListener):
         except (Exception, gevent.Timeout) as error:
             self.errors.append(error)
             return Close()
+        return self.answer(connection, args)
+
+    def answer(self, connection: FakeConnection, args: list[bytes]) -> Answer:
+        """Answer a command as no handler did: see `gvcluster.testing.fake_server.answer`."""
         return fake_server.answer(self, connection, args)
 
     def _handlers(self, args: list[bytes]) -> Iterator[Handler]:

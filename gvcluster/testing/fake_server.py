@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from gvcluster.core.slots import hash_slot
 from gvcluster.errors import ReplyError
+from gvcluster.testing import fake_pubsub
 from gvcluster.testing.answers import encode_reply
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 # A reply as Python value; a ReplyError is answered, not raised.
 _Command: TypeAlias = "Callable[[FakeNode, FakeConnection, list[bytes]], object]"
 
+# Dialect → the version that HELLO tells.
+VERSIONS: Mapping[str, str] = MappingProxyType({"valkey": "9.1.2", "redis": "7.0.15"})
 _OK = "OK"
 _BEFORE_AUTH = frozenset(("HELLO", "AUTH"))
 _WRONGPASS = "WRONGPASS invalid username-password pair or user is disabled."
@@ -27,11 +30,13 @@ def answer(node: FakeNode, connection: FakeConnection, args: list[bytes]) -> byt
 
     HELLO, AUTH, CLIENT SETINFO, SETNAME, GETNAME and ID, PING, ECHO, SELECT, READONLY, READWRITE, ASKING, ROLE, CLUSTER
     SLOTS, NODES, INFO, MYID and KEYSLOT, and GET, SET, DEL, EXISTS, MGET, MSET and INCR on the node's `data`, with
-    MOVED, ASK, CROSSSLOT and CLUSTERDOWN.
+    MOVED, ASK, CROSSSLOT and CLUSTERDOWN; SUBSCRIBE, PSUBSCRIBE, SSUBSCRIBE and what ends them: see `fake_pubsub`.
     """
     name = args[0].decode("latin-1").upper()
     if node.cluster.password is not None and not connection.authenticated and name not in _BEFORE_AUTH:
         return encode_reply(ReplyError("NOAUTH Authentication required."))
+    if name in fake_pubsub.COMMANDS:
+        return _subscribe(node, connection, name, args[1:])
     command = _COMMANDS.get(name)
     try:
         reply = command(node, connection, args[1:]) if command else ReplyError(f"ERR unknown command '{name}'")
@@ -40,14 +45,20 @@ def answer(node: FakeNode, connection: FakeConnection, args: list[bytes]) -> byt
     return encode_reply(reply, connection.protocol)
 
 
+def _subscribe(node: FakeNode, connection: FakeConnection, name: str, args: list[bytes]) -> bytes:
+    is_sharded = name in ("SSUBSCRIBE", "SUNSUBSCRIBE")
+    refusal = _elsewhere(node, connection, args) if is_sharded else None
+    return encode_reply(refusal) if refusal else fake_pubsub.answer(connection, name, args)
+
+
 def _hello(node: FakeNode, connection: FakeConnection, args: list[bytes]) -> object:
     refusal = _refused_hello(node, connection, args)
     if refusal is not None:
         return ReplyError(refusal)
     connection.protocol = int(args[0]) if args else connection.protocol
     return {
-        b"server": b"valkey",
-        b"version": b"9.1.2",
+        b"server": node.cluster.dialect.encode(),
+        b"version": VERSIONS[node.cluster.dialect].encode(),
         b"proto": connection.protocol,
         b"id": connection.number,
         b"mode": b"cluster",
@@ -83,10 +94,10 @@ def _let_in(node: FakeNode, connection: FakeConnection, user: bytes, password: b
     return connection.authenticated
 
 
-def _client(_node: FakeNode, connection: FakeConnection, args: list[bytes]) -> object:
+def _client(node: FakeNode, connection: FakeConnection, args: list[bytes]) -> object:
     match [args[0].upper(), *args[1:]]:
-        case [b"SETINFO", _, _]:
-            return _OK
+        case [b"SETINFO", _, _] if node.cluster.dialect == "valkey":
+            return _OK  # which Redis learned with 7.2
         case [b"SETNAME", name]:
             connection.name = name
             return _OK
@@ -119,11 +130,15 @@ def _role(node: FakeNode, _connection: FakeConnection, _args: list[bytes]) -> ob
     return [b"slave", host.encode(), port, b"connected", 0]
 
 
-def _ping(_node: FakeNode, _connection: FakeConnection, args: list[bytes]) -> object:
+def ping(_node: object, connection: FakeConnection, args: list[bytes]) -> object:
+    """PONG, or what was said; a subscriber of RESP2 gets an array."""
+    if connection.subscriptions and connection.protocol == 2:
+        return [b"pong", args[0] if args else b""]
     return args[0] if args else "PONG"
 
 
-def _echo(_node: FakeNode, _connection: FakeConnection, args: list[bytes]) -> object:
+def echo(_node: object, _connection: FakeConnection, args: list[bytes]) -> object:
+    """What was said."""
     return args[0]
 
 
@@ -229,8 +244,8 @@ _COMMANDS: Mapping[str, _Command] = MappingProxyType(
         "CLIENT": _client,
         "CLUSTER": _cluster,
         "ROLE": _role,
-        "PING": _ping,
-        "ECHO": _echo,
+        "PING": ping,
+        "ECHO": echo,
         "SELECT": _select,
         "READONLY": _readonly,
         "READWRITE": _readwrite,

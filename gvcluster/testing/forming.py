@@ -13,13 +13,23 @@ from gvcluster.testing.node import Node
 
 def launch(nodes: Sequence[Node], timeout: float) -> None:
     """Start the nodes side by side, each on a free port, and return when all answer."""
-    starts = [gevent.spawn(node.launch, timeout) for node in nodes]
+    starts = [gevent.spawn(_launch, node, timeout) for node in nodes]
     try:
-        # `get` raises what a start has raised, with its own traceback.
         for start in starts:
-            start.get()
+            error = start.get()
+            if error is not None:
+                raise error
     finally:
         gevent.killall(starts)
+
+
+def _launch(node: Node, timeout: float) -> Exception | None:
+    """Start a node, and return what went wrong: gevent would print it for each of them, though it is raised."""
+    try:
+        node.launch(timeout)
+    except Exception as error:
+        return error
+    return None
 
 
 def form(nodes: Sequence[Node], primaries: int, timeout: float) -> None:

@@ -11,6 +11,7 @@ from gvcluster.errors import ConfigError
 from gvcluster.testing import forming
 from gvcluster.testing.errors import LocalClusterError
 from gvcluster.testing.failover import fail_over
+from gvcluster.testing.garnet_forming import form_garnets
 from gvcluster.testing.node import Node, NodeOptions
 from gvcluster.testing.resharding import MovableSlots
 from gvcluster.testing.servers import ServerTls, Setting, find_server
@@ -25,15 +26,17 @@ class LocalCluster(MovableSlots):
     them from its primary. After a stop it can be started again, empty and on other ports.
 
     Args:
-        server: `valkey-9.1.2`, `valkey-8.1.8`, `redis-7.0.15` or `redis-6.2.14`, or the beginning, such as `valkey-9`.
+        server: `valkey-9.1.2`, `valkey-8.1.8`, `redis-7.0.15` or `redis-6.2.14`, or the beginning, such as `valkey-9`;
+            or `garnet`: what `GarnetServer` or `garnet-server` is on PATH. `docs/servers.md` tells what that can do.
         primaries: How many shards to share the slots out to.
         replicas: How many replicas each of them has.
         node_timeout: Seconds after which the nodes suspect one that does not answer; a failover takes a bit longer.
         tls: The certificate with which the servers, and only so, take connections.
-        config: More settings for each server: `{"maxmemory": "10mb"}`. A list gives a setting several values.
+        config: More settings for each server: `{"maxmemory": "10mb"}`; options for Garnet. A list gives a setting
+            several values.
 
     Raises:
-        ConfigError: No such server, or no primaries.
+        ConfigError: No such server, no primaries, or TLS with Garnet.
         ServerMissing: It is not installed. The message has the command that installs it.
     """
 
@@ -50,9 +53,12 @@ class LocalCluster(MovableSlots):
         if primaries < 1 or replicas < 0:
             raise ConfigError(f"a cluster has primaries, not {primaries}, and perhaps replicas, not {replicas}")
         self.server = find_server(server)
+        if tls is not None and self.server.is_garnet:
+            raise ConfigError("LocalCluster does not know how to start Garnet with TLS")
         self._primaries = primaries
         self._replicas = replicas
-        self._options = NodeOptions(self.server, node_timeout, dict(config or {}), tls)
+        settings = {**self.server.settings_for(replicas), **(config or {})}
+        self._options = NodeOptions(self.server, node_timeout, settings, tls)
 
     def __repr__(self) -> str:
         where = self.seeds if self._watchdog else "not started"
@@ -105,7 +111,8 @@ class LocalCluster(MovableSlots):
             count = self._primaries * (1 + self._replicas)
             self._nodes = tuple(self._new_node(number) for number in range(1, count + 1))
             forming.launch(self._nodes, timeout)
-            forming.form(self._nodes, self._primaries, timeout)
+            form = form_garnets if self.server.is_garnet else forming.form
+            form(self._nodes, self._primaries, timeout)
             self.wait_until_agreed(timeout)
         except BaseException:
             self.stop()

@@ -63,6 +63,15 @@ class Server:
         """CLUSTER MIGRATESLOTS came with Valkey 9.0."""
         return self.name.startswith("valkey") and self.version >= (9,)
 
+    @property
+    def is_garnet(self) -> bool:
+        """Nodes make a cluster in another order, and learn by gossip alone who owns a slot."""
+        return False
+
+    def settings_for(self, replicas: int) -> dict[str, Setting]:
+        """What a cluster with so many replicas for each primary needs beside the arguments of every node."""
+        return {}
+
     def path(self) -> Path:
         """Find the binary without importing its package, which would load a client and its pytest plugin.
 
@@ -122,7 +131,7 @@ def find_server(name: str) -> Server:
     """Find a server by its name, or by the beginning of it, such as `valkey-9` or `redis-6.2`.
 
     Args:
-        name: One of `server_names()`, or what comes before one of its dots.
+        name: One of `server_names()`, or what comes before one of its dots, or `garnet`.
 
     Returns:
         The server, which is installed here.
@@ -131,15 +140,18 @@ def find_server(name: str) -> Server:
         ConfigError: No server, or more than one, has this name.
         ServerMissing: It is not installed. The message has the command that installs it.
     """
-    found = [server for server in _servers() if server.name == name or server.name.startswith(f"{name}.")]
+    from gvcluster.testing.garnet_server import GARNET  # which is a Server, too
+
+    known = (*_servers(), GARNET)
+    found = [server for server in known if server.name == name or server.name.startswith(f"{name}.")]
     if len(found) != 1:
-        raise ConfigError(f"no server is called {name!r}: choose one of {', '.join(server_names())}")
+        raise ConfigError(f"no server is called {name!r}: choose one of {', '.join(server_names())}, or garnet")
     found[0].path()
     return found[0]
 
 
 def server_names() -> tuple[str, ...]:
-    """List the servers that LocalCluster knows, installed or not, newest first."""
+    """List the servers that LocalCluster knows and pip or apt installs, newest first. `garnet` is none of them."""
     return tuple(server.name for server in _servers())
 
 
