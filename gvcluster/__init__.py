@@ -10,6 +10,7 @@ from gvcluster._version import __version__
 from gvcluster.cluster import Cluster, connect
 from gvcluster.core.address import Address
 from gvcluster.core.slots import hash_slot
+from gvcluster.core.subscriptions import Gap, Message
 from gvcluster.core.topology import Node
 from gvcluster.errors import (
     AuthFailed,
@@ -47,7 +48,11 @@ from gvcluster.net.dial import Connection
 from gvcluster.options import Options
 from gvcluster.pending import PendingReply
 from gvcluster.pipeline import Pipeline
-from gvcluster.reports import Explanation, NodeStatistics, Statistics
+from gvcluster.pubsub import PubSub
+from gvcluster.reports import Explanation, NodeStatistics, PoolStatistics, Statistics
+from gvcluster.scan import ElementIterator, ScanIterator
+from gvcluster.scripts import Script
+from gvcluster.transaction import Transaction
 
 __all__ = [
     "Address",
@@ -64,12 +69,15 @@ __all__ = [
     "CrossSlot",
     "Event",
     "Explanation",
+    "Gap",
     "GvClusterError",
+    "Message",
     "NoKey",
     "NoScript",
     "Node",
     "NodeError",
     "NodeStatistics",
+    "PoolStatistics",
     "Options",
     "PartialFailure",
     "PendingReply",
@@ -79,6 +87,7 @@ __all__ = [
     "PoolFull",
     "PoolTimeout",
     "ProtocolError",
+    "PubSub",
     "ReadOnly",
     "Ready",
     "Redirected",
@@ -86,11 +95,15 @@ __all__ = [
     "ReplyTimeout",
     "RetriesExhausted",
     "RoutingError",
+    "ScanIterator",
+    "ElementIterator",
+    "Script",
     "SlotMapUpdated",
     "SlotNotCovered",
     "StatefulCommand",
     "Statistics",
     "TopologyUnavailable",
+    "Transaction",
     "TransactionAborted",
     "UnknownCommand",
     "__version__",

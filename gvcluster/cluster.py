@@ -10,10 +10,14 @@ from typing import Any, Self, Unpack, cast
 
 from gevent.hub import Hub, get_hub
 
-from gvcluster.checks import seconds
+from gvcluster.call_options import CallOptions, call_options_from
+from gvcluster.checks import seconds, whole_number
 from gvcluster.core.address import Address
 from gvcluster.core.commands import route
 from gvcluster.core.formatting import format_command, parse_command
+from gvcluster.core.merging import nodes_to_ask
+from gvcluster.core.routing import readers_of
+from gvcluster.core.script_text import ScriptText
 from gvcluster.core.slots import Key, hash_slot
 from gvcluster.core.topology import Node, Topology
 from gvcluster.errors import ConfigError, SlotNotCovered, TopologyUnavailable
@@ -25,15 +29,15 @@ from gvcluster.net.executor import Executor
 from gvcluster.net.hubs import Hubs, release
 from gvcluster.net.state import ClusterState
 from gvcluster.net.submission import Callback
-from gvcluster.options import (
-    CallOptions,
-    ClusterOptions,
-    call_options_from,
-    options_from,
-)
+from gvcluster.net.warming import Warming
+from gvcluster.optimistic import Transactions
+from gvcluster.options import ClusterOptions, options_from
 from gvcluster.pending import PendingReply, checked_callback
 from gvcluster.pipeline import Pipeline, PipelineOptions
+from gvcluster.pubsub import PubSub, PubSubOptions
 from gvcluster.reports import Explanation, Statistics
+from gvcluster.scan import ScanCommands
+from gvcluster.scripts import Script
 from gvcluster.seeds import Seeds, parse_seeds, parse_url
 from gvcluster.tables import registered
 
@@ -41,7 +45,7 @@ from gvcluster.tables import registered
 _RESTARTS = 16
 
 
-class Cluster(MultiKeyCommands):
+class Cluster(MultiKeyCommands, ScanCommands, Transactions):
     """A client of one cluster, for all greenlets of a process.
 
     Making one does no I/O, and needs no hub: do it at import time if you like, before a fork or before anything is
@@ -94,6 +98,13 @@ class Cluster(MultiKeyCommands):
     def execute(self, *args: Any, **options: Unpack[CallOptions]) -> Any:
         """Send one command to the node that serves its key, and return the reply.
 
+        A command without a key that concerns several nodes (DBSIZE, KEYS, FLUSHALL, SCRIPT LOAD, CONFIG SET, PING …)
+        goes to all of them at once, as its request policy says: to the primaries, or to the replicas as well. What they
+        answer is merged as its response policy says: added up, joined, or one for all. Where neither makes sense (INFO,
+        LATENCY LATEST …) it is a dict of Address → reply. The nodes are those of the slot map as it is at the
+        beginning (of a newer one, if a redirect has contradicted it); one that refuses for now is tried again, and a
+        replica that succeeded its primary takes its place.
+
         Args:
             args: The command and its arguments, each a str (sent as UTF-8), bytes, int or float.
             options: `node`: a Node, an Address or "host:port": that node only, no redirects and no retries.
@@ -103,6 +114,7 @@ class Cluster(MultiKeyCommands):
                 `bulk`: whether to use the lane for large calls, so that no small one waits behind this one's reply.
                 By default commands above 64 KiB do, and those whose last reply was above 256 KiB. Such a call may
                 overtake an ordinary one that was given up before, and the other way round.
+                `read_from`: who serves it if it only reads, as the option of the cluster; others do not care.
 
         Returns:
             What the server answers: bytes, int, list, None, and in RESP3 also float, bool, dict.
@@ -112,17 +124,20 @@ class Cluster(MultiKeyCommands):
             RoutingError: No node can be chosen.
             ReplyError: The server refused.
             NodeError, RetriesExhausted: No reply; `maybe_executed` says whether the command may have run.
+            PartialFailure: Of several nodes, some failed; `results` is a dict of Address → reply or error. None of
+                them was told twice what it may have done already.
             PoolFull: `max_waiting` calls wait for room on the lane already; nothing was sent.
 
-        Blocks: until the reply is in, at most `timeout` (and the server's own wait, for blocking commands). A kill or
-            a gevent.Timeout ends the wait at once: the command is not sent if it was not yet, else its reply is
-            dropped; the connection lives on.
+        Blocks: until the reply is in, at most `timeout`, and the server's own wait for blocking commands: one that is
+            sent again, after a redirect or a failover, waits for the rest of its time only. A kill or a gevent.Timeout
+            ends the wait at once: the command is not sent if it was not yet, else its reply is dropped; the connection
+            lives on.
         """
         executor = self._executor
         if self._hub is not get_hub():
             executor = self._executor_here()
         if options:
-            return executor.execute_with(args, call_options_from(options))
+            return executor.execute_by(args, call_options_from(options))
         return executor.execute(args)
 
     def pipeline(self, **options: Unpack[PipelineOptions]) -> Pipeline:
@@ -130,6 +145,8 @@ class Cluster(MultiKeyCommands):
 
         Args:
             options: `timeout`: seconds for each execution, redirects and retries included. `retry`: as for `execute`.
+                `read_from`: as for `execute`, where all its commands only read; with a write among them all go to
+                the primaries, so that what comes after it sees what it wrote.
 
         Raises:
             ConfigError: An option makes no sense.
@@ -149,7 +166,7 @@ class Cluster(MultiKeyCommands):
             callback: `callback(reply, error)`, called once, in the hub, whatever becomes of the command; `error` is
                 None exactly when it succeeded. It must not wait: methods that do raise BlockedInHub there. It may
                 submit. What it raises, the hub reports, like a greenlet's end.
-            options: As for `execute`.
+            options: As for `execute`; but `bulk` changes nothing, for large commands keep their order, too.
 
         Returns:
             A PendingReply, with `get`, `wait`, `ready` and `then`.
@@ -242,6 +259,21 @@ class Cluster(MultiKeyCommands):
         """
         return self.execute(*parse_command(data), **options)
 
+    def script(self, source: str | bytes, *, read_only: bool = False) -> Script:
+        """Make a script that can be called: `script(keys=[...], args=[...])`. Nothing is sent.
+
+        Functions need nothing of the kind: `execute("FCALL", "name", 1, key, arg)`.
+
+        Args:
+            source: Lua.
+            read_only: It writes nothing, and the server is to see to that (EVALSHA_RO; Valkey, and Redis from 7 on). It
+                may then be repeated, and served by replicas.
+
+        Raises:
+            ConfigError: The source is neither str nor bytes.
+        """
+        return Script(self._executor_here, ScriptText(source, read_only=read_only))
+
     def register_command(
         self,
         name: str,
@@ -270,13 +302,21 @@ class Cluster(MultiKeyCommands):
     def explain(self, *args: Any) -> Explanation:
         """Say what the client would do with a command. Nothing is sent.
 
+        Args:
+            args: As for `execute`.
+
+        Returns:
+            An Explanation: keys, slot, node, and whether it may be repeated.
+
         Raises:
             ConfigError, CrossSlot, UnknownCommand: As `execute`.
         """
         way = route(args, self._state.commands)
         topology = self._state.topology
         node = topology.owner(way.slot) if topology is not None and way.slot is not None else None
-        return Explanation(way.command.name, way.keys, way.slot, node, way.read_only, way.blocking)
+        nodes = nodes_to_ask(way.command, topology) if topology is not None and way.slot is None else ()
+        readers = readers_of(self._state.read_from, way.command, node, topology)
+        return Explanation(way.command.name, way.keys, way.slot, node, way.read_only, way.blocking, nodes, readers)
 
     # -- nodes --------------------------------------------------------------------------------------------------------
 
@@ -345,20 +385,23 @@ class Cluster(MultiKeyCommands):
     def connection(
         self, node: Any = None, *, route_key: Key | None = None, timeout: float | None = None
     ) -> ExclusiveConnection:
-        """Open a connection to one node for yourself: use it in a `with` statement. (valkeyClusterGetValkeyContext.)
+        """Borrow a connection to one node for yourself: use it in a `with` statement. (valkeyClusterGetValkeyContext.)
+
+        A node has at most `max_connections` of them; who finds all lent waits, first come, first served.
 
         Args:
             node: A Node, an Address or "host:port".
             route_key: Instead of `node`: a key; the node is the one that serves it now.
-            timeout: Seconds for connecting; the option `timeout` if None. `connect_timeout` holds as well.
+            timeout: Seconds; the option `timeout` if None. `connect_timeout` and `pool_timeout` hold as well.
 
         Raises:
             ConfigError: Neither or both of `node` and `route_key` are given, or they make no sense.
             SlotNotCovered, TopologyUnavailable: No node is known that serves the key.
             ConnectFailed, AuthFailed: No connection.
+            PoolTimeout, PoolFull: All are lent, and none came free in time; or `max_waiting` callers wait already.
             ClosedError: The cluster was closed.
 
-        Blocks: until connected. A kill or Timeout closes what was opened.
+        Blocks: until there is one. A kill or Timeout leaves it to the next.
         """
         if (node is None) == (route_key is None):
             raise ConfigError("name the node, or a key that it serves with route_key=: one of the two")
@@ -371,8 +414,27 @@ class Cluster(MultiKeyCommands):
                 slot = hash_slot(route_key)
                 raise SlotNotCovered(f"no node serves slot {slot}: the slot map has no owner for it", slot=slot)
         address = call_options_from({"node": node})["node"]
-        connection = executor.runtime.nodes.pool_at(address).wait_exclusive(deadline)
-        return ExclusiveConnection(connection, self._state, executor.runtime.loop, self._state.commands)
+        pool = executor.runtime.nodes.pool_at(address)
+        return ExclusiveConnection(pool, pool.wait_exclusive(deadline), self._state, executor.runtime.loop)
+
+    def pubsub(self, **options: Unpack[PubSubOptions]) -> PubSub:
+        """Make an object for subscriptions: use it in a `with` statement. See `gvcluster.PubSub`.
+
+        PUBLISH and SPUBLISH are commands like any other: `execute("PUBLISH", channel, data)`.
+
+        Args:
+            options: `on_message`: `on_message(item)` is called for each Message or Gap, in order, by a greenlet of the
+                object's own; it may wait. What it raises, the hub reports. Without it, iterate or call `get`.
+                `max_messages`, `max_bytes`: what may wait to be taken; when it is more, the oldest are dropped, and a
+                Gap stands in their place. 10,000 and 64 MiB.
+                `ping_interval`: seconds of silence after which the node is pinged; if it does not answer within
+                `command_timeout`, another connection is opened. 10.
+
+        Raises:
+            ConfigError: An option makes no sense.
+            ClosedError: The cluster was closed.
+        """
+        return PubSub(self._executor_here, options)
 
     @staticmethod
     def hash_slot(key: Key) -> int:
@@ -415,6 +477,32 @@ class Cluster(MultiKeyCommands):
         Blocks: until the map is in. A kill or Timeout does not abort the fetch.
         """
         self._executor_here().runtime.refresher.wait_first(self._deadline(timeout))
+
+    def warm_up(self, connections: int = 0, *, timeout: float | None = None) -> int:
+        """Open the lanes to all primaries now, for this hub, so that no command has to wait for them.
+
+        Args:
+            connections: So many exclusive connections to each as well, at most `max_connections`.
+            timeout: Seconds; the option `timeout` if None.
+
+        Returns:
+            How many connections of those asked for are open. A node that can not be reached is no error here.
+
+        Raises:
+            ConfigError: `connections` makes no sense.
+            TopologyUnavailable: No slot map can be had.
+
+        Blocks: until all are open, or the time is over. A kill or Timeout does not abort what is being opened.
+        """
+        whole_number("connections", connections, 0)
+        options, deadline = self._state.options, self._deadline(timeout)
+        if connections > options.max_connections:
+            raise ConfigError(f"connections must be at most max_connections, which is {options.max_connections}")
+        runtime = self._executor_here().runtime
+        runtime.loop.refuse_to_wait_in_hub()
+        runtime.refresher.wait_first(deadline)
+        pools = [runtime.nodes.pool_at(node.address) for node in self._topology().primaries]
+        return Warming(pools, options.lanes, connections, deadline).wait(runtime.loop)
 
     def start(self) -> None:
         """Begin to connect and return at once; the event `Ready` follows."""

@@ -4,7 +4,7 @@
     ├── ConfigError             (ValueError) the arguments make no sense; nothing was sent
     ├── ClosedError             you closed this cluster
     ├── BlockedInHub            a method that waits was called in the hub
-    ├── PoolError               .address
+    ├── PoolError               .address .limit .waiting
     │   ├── PoolTimeout         (TimeoutError) no connection came free in time
     │   └── PoolFull            too many callers wait already
     ├── NodeError               .address
@@ -20,7 +20,7 @@
     │   ├── StatefulCommand     it would change a connection that others share
     │   └── TopologyUnavailable .failures: what each node that was asked answered
     ├── RetriesExhausted        .attempts: what each attempt met; __cause__ is the last
-    ├── PartialFailure          .results: values and errors, in order
+    ├── PartialFailure          .results: values and errors, in order or by node
     ├── TransactionAborted      a watched key changed
     └── ReplyError              .code .message: the server refused
         ├── AuthFailed          NOAUTH, WRONGPASS, NOPERM
@@ -35,7 +35,7 @@ command. True means that it has run, or may still run later, also after commands
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,7 +43,11 @@ if TYPE_CHECKING:
 
 
 class GvClusterError(Exception):
-    """The root of the tree: catch it to catch whatever gvcluster raises."""
+    """The root of the tree: catch it to catch whatever gvcluster raises.
+
+    `maybe_executed`: False where it is proved that the server did not run the command, and never will. True: it has
+    run, or may still run later.
+    """
 
     def __init__(self, message: str = "", *, maybe_executed: bool = False) -> None:
         super().__init__(message)
@@ -63,11 +67,16 @@ class BlockedInHub(GvClusterError):
 
 
 class PoolError(GvClusterError):
-    """A node's pool could not serve the call. Never the fault of the node."""
+    """A node's pool could not serve the call. Never the fault of the node.
 
-    def __init__(self, message: str = "", *, address: Address | None = None) -> None:
+    `address`: of the node.
+    `limit`: how many may be lent, or in flight.
+    `waiting`: how many callers waited then.
+    """
+
+    def __init__(self, message: str = "", *, address: Address | None = None, limit: int = 0, waiting: int = 0) -> None:
         super().__init__(message)
-        self.address = address
+        self.address, self.limit, self.waiting = address, limit, waiting
 
 
 class PoolTimeout(PoolError, TimeoutError):
@@ -79,7 +88,7 @@ class PoolFull(PoolError):
 
 
 class NodeError(GvClusterError):
-    """A node could not be talked to."""
+    """A node could not be talked to. `address` is where it listens."""
 
     def __init__(self, message: str = "", *, address: Address | None = None, maybe_executed: bool = False) -> None:
         super().__init__(message, maybe_executed=maybe_executed)
@@ -107,7 +116,7 @@ class RoutingError(GvClusterError):
 
 
 class CrossSlot(RoutingError):
-    """The command's keys belong to several slots. Give them one hash tag, such as `{user:1}`."""
+    """The command's keys, which are in `keys`, belong to several slots. Give them one hash tag, such as `{user:1}`."""
 
     def __init__(self, message: str = "", *, keys: Sequence[Any] = ()) -> None:
         super().__init__(message)
@@ -115,7 +124,7 @@ class CrossSlot(RoutingError):
 
 
 class SlotNotCovered(RoutingError):
-    """A slot map fetched after the call began names no owner for the slot."""
+    """A slot map fetched after the call began names no owner for the slot, whose number is `slot`."""
 
     def __init__(self, message: str = "", *, slot: int | None = None, maybe_executed: bool = False) -> None:
         super().__init__(message, maybe_executed=maybe_executed)
@@ -155,6 +164,8 @@ class RetriesExhausted(GvClusterError):
 class PartialFailure(GvClusterError):
     """Some parts of the call failed. `results` lists the values and errors, in order.
 
+    Of a command for several nodes it is a dict: Address → value or error.
+
     `keys`: those that failed, where it is a command with many keys.
     """
 
@@ -162,16 +173,17 @@ class PartialFailure(GvClusterError):
         self,
         message: str = "",
         *,
-        results: Sequence[Any] = (),
+        results: Sequence[Any] | Mapping[Address, Any] = (),
         keys: Sequence[Any] = (),
         maybe_executed: bool = False,
     ) -> None:
         super().__init__(message, maybe_executed=maybe_executed)
-        self.results, self.keys = tuple(results), tuple(keys)
+        self.results: Any = dict(results) if isinstance(results, Mapping) else tuple(results)
+        self.keys = tuple(keys)
 
 
 class TransactionAborted(GvClusterError):
-    """A watched key changed: nothing of the transaction was executed."""
+    """A watched key changed, or the watch was lost because its slot moved: nothing of the transaction was executed."""
 
 
 # Longer than any error of the servers themselves; scripts and modules may write what they like.

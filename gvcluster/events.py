@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from gvcluster.records import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Record):
     """The root of all events."""
 
 
-@dataclass(frozen=True, slots=True)
 class Ready(Event):
-    """The first slot map is known: commands flow."""
+    """The first slot map is known: commands flow. `route_version` is its number."""
 
     route_version: int
 
 
-@dataclass(frozen=True, slots=True)
 class SlotMapUpdated(Event):
     """A slot map with other routes was accepted.
 
-    `covered` counts the slots that have an owner (of 16,384), `primaries` and `replicas` the nodes.
+    route_version: counts such maps.
+    covered: how many slots have an owner, of 16,384.
+    primaries, replicas: how many nodes there are of each.
     """
 
     route_version: int
@@ -30,6 +29,5 @@ class SlotMapUpdated(Event):
     replicas: int
 
 
-@dataclass(frozen=True, slots=True)
 class Closed(Event):
     """The cluster was closed by its user. Nothing follows."""

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any, Protocol, TypedDict, Unpack, cast
 
+from gvcluster.call_options import CallOptions, call_options_from
 from gvcluster.checks import one_of
+from gvcluster.core.commands import Command
+from gvcluster.core.resp import bulk_strings
 from gvcluster.core.slots import Key, hash_slot
 from gvcluster.errors import ConfigError, CrossSlot, GvClusterError, PartialFailure, ProtocolError
+from gvcluster.net.batch import run
+from gvcluster.net.executor import Executor
 from gvcluster.net.state import ClusterState
+from gvcluster.net.volley import Rows
 from gvcluster.options import refuse_unknown
-from gvcluster.pipeline import Pipeline
 
 
 class MultiKeyOptions(TypedDict, total=False):
     """The keyword arguments of commands with many keys.
 
-    timeout: seconds for all of it. retry: as for `Cluster.execute`, for each part. cross_slot: "split", or "error" to
-    refuse keys of several slots; None: the option of the cluster.
+    timeout: seconds for all of it.
+    retry, read_from: as for `Cluster.execute`, for each part.
+    cross_slot: "split", or "error" to refuse keys of several slots; None: the option of the cluster.
     """
 
     timeout: float | None
     retry: str | None
+    read_from: str | None
     cross_slot: str | None
 
 
 class _Cluster(Protocol):
     _state: ClusterState
 
-    def pipeline(self, *, timeout: float | None = None, retry: str | None = None) -> Pipeline: ...
+    def _executor_here(self) -> Executor: ...
 
 
 class MultiKeyCommands:
@@ -36,9 +43,10 @@ class MultiKeyCommands:
 
     Keys of one slot go together in one command, which the server executes as a whole; those of other slots go in
     others. So nothing here is atomic over several slots, and some parts can fail while others succeed: PartialFailure
-    then has the outcome of each key. If all keys are in one slot, its error is raised as it is.
+    then has the outcome of each key, and is `maybe_executed` as soon as one part of a write has run. If all keys are in
+    one slot, its error is raised as it is.
 
-    `timeout`, `retry` and `cross_slot` are as in `gvcluster.multikey.MultiKeyOptions`.
+    `timeout`, `retry`, `read_from` and `cross_slot` are as in `gvcluster.multikey.MultiKeyOptions`.
     """
 
     def mget(self: _Cluster, keys: Iterable[Key], **options: Unpack[MultiKeyOptions]) -> list[Any]:
@@ -53,7 +61,7 @@ class MultiKeyCommands:
         """
         keys = _listed(keys)
         parts = _Parts(self, "MGET", keys, options)
-        return parts.results([(key,) for key in keys], _values)
+        return parts.results(_values)
 
     def mset(self: _Cluster, values: Mapping[Key, Any], **options: Unpack[MultiKeyOptions]) -> None:
         """Set each key to its value. (MSET)
@@ -67,8 +75,9 @@ class MultiKeyCommands:
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"mset takes a mapping of keys to values, not {type(values).__name__}")
-        parts = _Parts(self, "MSET", list(values), options)
-        parts.results(list(values.items()), lambda _reply, count: [None] * count)
+        pairs = list(values.items())  # at once: nobody can change the mapping between its keys and its values
+        parts = _Parts(self, "MSET", [key for key, _ in pairs], options)
+        parts.results(_nothing, [value for _, value in pairs])
 
     def delete(self: _Cluster, *keys: Key, **options: Unpack[MultiKeyOptions]) -> int:
         """Delete the keys, and return how many there were. (DEL) Raises and blocks as `mget`."""
@@ -91,67 +100,101 @@ class _Parts:
     """One command, split by slot."""
 
     def __init__(self, cluster: _Cluster, name: str, keys: Sequence[Key], options: MultiKeyOptions) -> None:
-        self._name, self._keys = name, keys
-        refuse_unknown(options, MultiKeyOptions.__annotations__)
-        choice = options.get("cross_slot")
-        if choice is not None:
-            one_of("cross_slot", choice, ("split", "error"))
-        self._pipe = cluster.pipeline(timeout=options.get("timeout"), retry=options.get("retry"))
-        self._slots: dict[int, list[int]] = {}
-        for position, key in enumerate(keys):
-            self._slots.setdefault(hash_slot(key), []).append(position)
-        if len(self._slots) > 1 and (choice or cluster._state.options.cross_slot) == "error":
-            raise CrossSlot(
-                f"{name}: the keys belong to {len(self._slots)} slots, and cross_slot is 'error'", keys=keys
-            )
+        self._cluster, self._name, self._keys = cluster, name, keys
+        self._options = _checked(options)
+        self._slots: dict[int, list[int]] = {}  # slot → the positions of its keys
+        slots = self._slots
+        for position, slot in enumerate(map(hash_slot, keys)):
+            if slot in slots:
+                slots[slot].append(position)
+            else:
+                slots[slot] = [position]
+        choice = options.get("cross_slot") or cluster._state.options.cross_slot
+        if len(slots) > 1 and choice == "error":
+            raise CrossSlot(f"{name}: the keys belong to {len(slots)} slots, and cross_slot is 'error'", keys=keys)
+
+    @property
+    def _command(self) -> Command:
+        command = self._cluster._state.commands.named(self._name)
+        assert command is not None
+        return command
 
     def total(self) -> int:
         """Send, and add up the counts."""
         counted: list[int] = []
 
         def note(reply: Any, count: int) -> list[Any]:
-            if isinstance(reply, bool) or not isinstance(reply, int):
+            if reply.__class__ is not int:
                 raise _unexpected(reply)
             counted.append(reply)
             return [None] * count
 
-        self.results([(key,) for key in self._keys], note)
+        self.results(note)
         return sum(counted)
 
-    def results(self, words: Sequence[Iterable[Any]], read: Callable[[Any, int], list[Any]]) -> list[Any]:
+    def results(self, read: Callable[[Any, int], list[Any]], values: Sequence[Any] | None = None) -> list[Any]:
         """Send, and return for each key what `read` makes of its part's reply, given that and how many keys it has.
 
         Args:
-            words: for each key what stands in the command for it.
+            read: Raises what is wrong with a reply.
+            values: What stands behind each key in the command.
         """
-        for positions in self._slots.values():
-            self._pipe.append(self._name, *(word for position in positions for word in words[position]))
+        words, width = bulk_strings(self._keys), 1
+        if values is not None:
+            words, width = list(map(bytes.__add__, words, bulk_strings(values))), 2
+        replies = run(self._cluster._executor_here(), self._rows(words, width), self._options)
         results: list[Any] = [None] * len(self._keys)
-        for positions, reply in zip(self._slots.values(), self._pipe.execute(), strict=True):
-            for position, one in zip(positions, self._outcomes(reply, len(positions), read), strict=True):
-                results[position] = one
-        self._raise_if_failed(results)
+        failed = False
+        for positions, reply in zip(self._slots.values(), replies, strict=True):
+            try:
+                outcomes = read(reply, len(positions))
+            except GvClusterError as error:
+                outcomes, failed = [error] * len(positions), True
+            if len(positions) == 1:
+                results[positions[0]] = outcomes[0]
+            else:
+                for position, one in zip(positions, outcomes, strict=True):
+                    results[position] = one
+        if failed:
+            self._raise_failures(results)
         return results
 
-    def _outcomes(self, reply: Any, count: int, read: Callable[[Any, int], list[Any]]) -> list[Any]:
-        if not isinstance(reply, GvClusterError):
-            try:
-                return read(reply, count)
-            except ProtocolError as error:
-                reply = error
-        return [reply] * count
+    def _rows(self, words: Sequence[bytes], width: int) -> Rows:
+        """A command for each slot. `words`: for each key what stands in the command for it, in so many arguments."""
+        rows, command = Rows(), self._command
+        (name,) = bulk_strings([self._name])
+        head = b"*%d\r\n%b" % (1 + width, name)
+        for positions in self._slots.values():
+            if len(positions) == 1:
+                rows.data.append(head + words[positions[0]])
+            else:
+                count, joined = 1 + width * len(positions), b"".join([words[each] for each in positions])
+                rows.data.append(b"*%d\r\n%b%b" % (count, name, joined))
+        rows.slots.extend(self._slots)
+        rows.commands.extend([command] * len(rows))
+        return rows
 
-    def _raise_if_failed(self, results: list[Any]) -> None:
+    def _raise_failures(self, results: list[Any]) -> None:
         errors = [result for result in results if isinstance(result, GvClusterError)]
-        if errors and len(self._slots) == 1:
+        if len(self._slots) == 1:
             raise errors[0]
-        if errors:
-            raise PartialFailure(
-                f"{self._name} failed for {len(errors)} of {len(self._keys)} keys; the first: {errors[0]}",
-                results=results,
-                keys=[key for key, one in zip(self._keys, results, strict=True) if isinstance(one, GvClusterError)],
-                maybe_executed=any(error.maybe_executed for error in errors),
-            ) from errors[0]
+        is_write = not self._command.read_only
+        has_run = is_write and len(errors) < len(results)  # sent again as a whole, it would run there twice
+        raise PartialFailure(
+            f"{self._name} failed for {len(errors)} of {len(self._keys)} keys; the first: {errors[0]}",
+            results=results,
+            keys=[key for key, one in zip(self._keys, results, strict=True) if isinstance(one, GvClusterError)],
+            maybe_executed=has_run or any(error.maybe_executed for error in errors),
+        ) from errors[0]
+
+
+def _checked(options: MultiKeyOptions) -> CallOptions:
+    """What of the options is for the parts. Raises ConfigError."""
+    refuse_unknown(options, MultiKeyOptions.__annotations__)
+    if options.get("cross_slot") is not None:
+        one_of("cross_slot", options["cross_slot"], ("split", "error"))
+    given = {name: value for name, value in options.items() if name != "cross_slot"}
+    return call_options_from(cast(CallOptions, given))
 
 
 def _listed(keys: Iterable[Key]) -> list[Key]:
@@ -161,10 +204,19 @@ def _listed(keys: Iterable[Key]) -> list[Key]:
 
 
 def _values(reply: Any, count: int) -> list[Any]:
-    if not isinstance(reply, list) or len(reply) != count:
+    if reply.__class__ is not list or len(reply) != count:
         raise _unexpected(reply)
     return reply
 
 
-def _unexpected(reply: Any) -> ProtocolError:
+def _nothing(reply: Any, count: int) -> list[Any]:
+    if reply.__class__ not in (bytes, str):
+        raise _unexpected(reply)
+    return [None] * count
+
+
+def _unexpected(reply: Any) -> GvClusterError:
+    """The part's error, or that its reply is none."""
+    if isinstance(reply, GvClusterError):
+        return reply
     return ProtocolError(f"an answer that does not fit the command: {type(reply).__name__}", maybe_executed=True)

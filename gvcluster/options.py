@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -11,16 +9,18 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from gvcluster.checks import SocketOption, callback, flag, one_of, seconds, socket_options, whole_number, word
 from gvcluster.core.address import Address
-from gvcluster.core.topology import Node
+from gvcluster.core.routing import read_policy
 from gvcluster.errors import ConfigError
 from gvcluster.events import Event
 
 if TYPE_CHECKING:
+    import random
     from ssl import SSLContext
 
 
 _FROM_ZERO = ("db", "max_redirects", "max_waiting")
-_FROM_ONE = ("max_reply_bytes", "lanes", "max_in_flight", "max_queued_bytes")
+_FROM_ONE = ("max_reply_bytes", "lanes", "max_in_flight", "max_queued_bytes", "max_connections", "max_blocking")
+_MAYBE_SECONDS = ("refresh_interval", "pool_timeout", "max_idle_time", "max_lifetime")
 _CHOICES: Mapping[str, tuple[object, ...]] = MappingProxyType(
     {
         "protocol": (2, 3),
@@ -30,6 +30,18 @@ _CHOICES: Mapping[str, tuple[object, ...]] = MappingProxyType(
         "address_family": ("any", "prefer_ipv4", "prefer_ipv6", "ipv4", "ipv6"),
     }
 )
+
+
+def _new_random() -> random.Random:
+    import random
+
+    return random.Random()
+
+
+def _is_random(value: object) -> bool:
+    import random
+
+    return isinstance(value, random.Random)
 
 
 class ClusterOptions(TypedDict, total=False):
@@ -48,6 +60,7 @@ class ClusterOptions(TypedDict, total=False):
     max_redirects: int
     retry: str
     cross_slot: str
+    read_from: str
     rng: random.Random
     topology_source: str
     refresh_interval: float | None
@@ -60,6 +73,11 @@ class ClusterOptions(TypedDict, total=False):
     max_in_flight: int
     max_queued_bytes: int
     max_waiting: int
+    max_connections: int
+    max_blocking: int
+    pool_timeout: float | None
+    max_idle_time: float | None
+    max_lifetime: float | None
     command_table: Any
     tls: bool | SSLContext
     tls_ca_file: str | None
@@ -74,17 +92,6 @@ class ClusterOptions(TypedDict, total=False):
     on_disconnect: Callable[[Any, BaseException | None], object] | None
     on_event: Callable[[Event], object] | None
     on_push: Callable[[Any, Any], object] | None
-
-
-class CallOptions(TypedDict, total=False):
-    """The keyword arguments of one call; `Cluster.execute` explains each."""
-
-    node: Any
-    route_key: str | bytes | None
-    timeout: float | None
-    command_timeout: float | None
-    retry: str | None
-    bulk: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +111,22 @@ class Options:
     timeout: the whole call: waiting, connecting, redirects, retries and the reply.
     max_redirects: how often one call follows MOVED or ASK.
     retry: "safe" repeats only what is proved not executed or read-only; "never" repeats nothing (redirects are
-        followed all the same: a redirected command was not executed).
+        followed all the same: a redirected command was not executed; nor was a script that the node did not have).
     cross_slot: "split": mget, mset, delete, unlink, exists and touch take keys of any slots, and send a command for
         each slot; "error": they refuse.
+    read_from: who serves commands that only read and name a key. "primary"; "prefer_replica": the shard's replicas in
+        turn, else the primary; "replica": never the primary; "any": all nodes of the shard in turn; "az:NAME": the
+        replicas in this availability zone, else the primary if it is there, else other replicas, else the primary
+        (Valkey 9 tells the zones, in CLUSTER SLOTS; where none is told, it is "prefer_replica"). A replica answers with
+        what it knows: an older value than you have written or read before, perhaps, or none. Which node that is
+        changes from call to call. TOUCH and the commands with a cursor, as HSCAN, go to the primary all the same, and
+        so does what may block. A replica that fails is left alone for a while, and the read goes elsewhere.
     rng: chooses nodes and jitter; seed it to reproduce a run.
     topology_source: "slots" (CLUSTER SLOTS) or "nodes" (CLUSTER NODES). Where all nodes refuse the one, or
         at the start none answers it in time, they are asked for the other, over new connections.
     refresh_interval: fetch the slot map every so many seconds (10 % more or less), also where nothing seems wrong.
-        None: only when something hints at a change, which is enough for the commands to arrive.
+        None: only when something hints at a change, which is enough for the commands to arrive; but every 30 s where
+        `read_from` lets replicas serve, for nothing else tells of one that has come back.
     address_family: "any" tries the addresses of a name in the order of the resolver, "prefer_ipv4" and "prefer_ipv6"
         try those of one family first, "ipv4" and "ipv6" try no others.
     socket_options: (level, name, value) each, for every socket before it connects, after the client's own
@@ -120,14 +135,26 @@ class Options:
     address_map(address): the Address, or (host, port), to connect to instead of one that a slot map or a redirect names
         (a tunnel, a published port). It must not wait. Raising refuses the address: a node of a map is left out, a
         redirect fails. Seeds are connected to as you write them.
-    max_reply_bytes: a longer reply ends the connection. Servers' strings have at most 512 MiB.
+    max_reply_bytes: a longer reply ends the connection. Servers' strings have at most 512 MiB. So does a reply that
+        announces more elements than an eighth of it (67 million): the parser makes room for them at once, 8 bytes each.
     lanes: connections per node and hub that ordinary calls share. Each greenlet keeps to one of them, so that its calls
-        reach a node in order. One is fastest; more help those who wait behind others' large replies. Calls with
-        `bulk=True`, or more than 64 KiB to send, have one more lane for themselves, opened when it is first needed.
+        reach a node in order; submitted commands keep to the first. One is fastest; more help those who wait behind
+        others' large replies. Calls with `bulk=True`, or more than 64 KiB to send, have one more lane for themselves,
+        opened when it is first needed.
     max_in_flight: how many calls of a lane may be sent and not answered yet; those given up count until their reply is
         in, a pipeline's block counts as one. Others wait, first come, first served, within their own time.
-    max_queued_bytes: a lane with so many bytes that the kernel has not taken yet is full, too.
-    max_waiting: how many calls may wait for room on a lane that is full; others get PoolFull at once.
+    max_queued_bytes: a lane with so many bytes that the kernel has not taken yet is full, too; and a connection of your
+        own ends if you do not receive so many of a stream (SUBSCRIBE, MONITOR).
+    max_waiting: how many calls may wait for room on a lane that is full, and how many for an exclusive connection of a
+        node while all are lent; others get PoolFull at once.
+    max_connections: how many exclusive connections a node may have in each hub, besides its lanes: for `connection()`,
+        transactions, and calls whose `command_timeout` is longer than the cluster's. Who finds all of them lent waits,
+        first come, first served.
+    max_blocking: the same for blocking commands and subscriptions, which keep theirs for long.
+    pool_timeout: how long to wait for one of these; then it is PoolTimeout. None: as long as the call may take.
+    max_idle_time: an exclusive connection that nobody has used for so long is closed. None: it is kept.
+    max_lifetime: an exclusive connection that is older is closed when nobody has it: up to a fifth earlier, at random,
+        so that not all are opened anew at once. None: there is no such age.
     command_table: commands of modules, as the path of a JSON file or what would be in it; see `gvcluster.tables`.
     tls: True, or an SSLContext of yours (stdlib's or gevent's), which is used as it is. It holds for all nodes, whoever
         names them. Certificates are checked, and so is whom they are for: what `tls_server_name` says; else the host of
@@ -139,6 +166,7 @@ class Options:
     danger_accept_invalid_hostnames: talk to whoever has a certificate of a trusted CA, for whatever name.
     danger_accept_invalid_certificates: talk to anybody. What is sent is encrypted, and anybody may read it.
     on_connect(connection, error): after TCP connect, before anything is sent; or with the error of a failed attempt.
+        It may wait, as long as `connect_timeout` lasts.
     on_disconnect(connection, error): error is None when you asked for it.
     on_event(event): see gvcluster.events. It is called by a greenlet of its own, one event after another; it may wait.
     on_push(connection, push): a RESP3 push, a list, that answers nobody. Called in the hub: it must not wait.
@@ -157,7 +185,8 @@ class Options:
     max_redirects: int = 16
     retry: str = "safe"
     cross_slot: str = "split"
-    rng: random.Random = field(default_factory=random.Random, repr=False)
+    read_from: str = "primary"
+    rng: random.Random = field(default_factory=_new_random, repr=False)
     topology_source: str = "slots"
     refresh_interval: float | None = None
     address_family: str = "any"
@@ -169,6 +198,11 @@ class Options:
     max_in_flight: int = 10_000
     max_queued_bytes: int = 64 * 2**20
     max_waiting: int = 100_000
+    max_connections: int = 32
+    max_blocking: int = 256
+    pool_timeout: float | None = None
+    max_idle_time: float | None = 300.0
+    max_lifetime: float | None = 3600.0
     command_table: Any = field(default=None, repr=False)
     tls: bool | SSLContext = field(default=False, repr=False)
     tls_ca_file: str | None = None
@@ -193,14 +227,16 @@ class Options:
         ):
             for name in names:
                 check(name, getattr(self, name))
-        if self.refresh_interval is not None:
-            seconds("refresh_interval", self.refresh_interval)
+        for name in _MAYBE_SECONDS:
+            if getattr(self, name) is not None:
+                seconds(name, getattr(self, name))
         for name, allowed in _CHOICES.items():
             one_of(name, getattr(self, name), allowed)
         for name in (*_FROM_ZERO, *_FROM_ONE):
             whole_number(name, getattr(self, name), int(name in _FROM_ONE))
+        read_policy(self.read_from)
         object.__setattr__(self, "socket_options", socket_options(self.socket_options))
-        if not isinstance(self.rng, random.Random):
+        if not _is_random(self.rng):
             raise ConfigError("rng must be a random.Random")
         self._refuse_contradictions()
 
@@ -222,30 +258,8 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
     known = tuple(known)
     for name in given:
         if name not in known:
+            import difflib
+
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
             raise ConfigError(f"unknown option {name!r}{hint}")
-
-
-def call_options_from(given: CallOptions, known: type = CallOptions) -> CallOptions:
-    """Check the options of a call, or those that the TypedDict lists. `node` becomes an Address. Raises ConfigError."""
-    refuse_unknown(given, known.__annotations__)
-    checked = CallOptions(**given)
-    for name, value in given.items():
-        if name in ("timeout", "command_timeout") and value is not None:
-            seconds(name, value)
-    if given.get("retry") is not None:
-        one_of("retry", given["retry"], ("safe", "never", "always"))
-    if not isinstance(given.get("bulk"), bool | None):
-        raise ConfigError(f"bulk must be True, False or None, not {type(given['bulk']).__name__}")
-    if given.get("node") is not None:
-        checked["node"] = _node_address(given["node"])
-    return checked
-
-
-def _node_address(node: object) -> Address:
-    if isinstance(node, Node | Address):
-        return node.address if isinstance(node, Node) else node
-    if isinstance(node, str):
-        return Address.parse(node)
-    raise ConfigError(f'node must be a Node, an Address or "host:port", not {type(node).__name__}')

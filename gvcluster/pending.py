@@ -67,6 +67,8 @@ class PendingReply:
         Raises:
             ConfigError: It can not be called.
         """
+        if callback is None:
+            raise ConfigError("callback must be callable, not NoneType")
         self._submission.then(checked_callback(callback))
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack, cast
 
+from gvcluster.busy import Busy
+from gvcluster.call_options import CallOptions, call_options_from
 from gvcluster.core.commands import CommandTable
 from gvcluster.core.formatting import format_command
-from gvcluster.core.resp import encode
-from gvcluster.core.slots import hash_slot
+from gvcluster.core.packing import pack
 from gvcluster.errors import ConfigError, PartialFailure, UnknownCommand
-from gvcluster.net.batch import Batch
+from gvcluster.net.batch import run
 from gvcluster.net.executor import Executor
 from gvcluster.net.request import look_at
+from gvcluster.net.scripting import ScriptCall
 from gvcluster.net.state import ClusterState
-from gvcluster.net.volley import Entry
-from gvcluster.options import CallOptions, call_options_from
+from gvcluster.net.volley import Rows
+from gvcluster.scripts import Script
 
 
 class Place(TypedDict, total=False):
@@ -33,6 +35,7 @@ class PipelineOptions(TypedDict, total=False):
 
     timeout: float | None
     retry: str | None
+    read_from: str | None
 
 
 class Pipeline:
@@ -51,16 +54,16 @@ class Pipeline:
         self, state: ClusterState, commands: CommandTable, here: Callable[[], Executor], options: CallOptions
     ) -> None:
         self._state, self._commands, self._here, self._options = state, commands, here, options
-        self._entries: list[Entry] = []  # not sent yet
+        self._rows = Rows()  # not sent yet
         self._replies: deque[Any] = deque()  # not handed out yet
-        self._is_busy = False
+        self._busy = Busy("this pipeline waits for its replies: give each greenlet a pipeline of its own")
 
     def __repr__(self) -> str:
-        return f"<Pipeline {len(self._entries)} commands to send, {len(self._replies)} replies to fetch>"
+        return f"<Pipeline {len(self._rows)} commands to send, {len(self._replies)} replies to fetch>"
 
     def __len__(self) -> int:
         """How many replies can be fetched with `get_reply`, of commands sent and not."""
-        return len(self._entries) + len(self._replies)
+        return len(self._rows) + len(self._replies)
 
     def __enter__(self) -> Self:
         return self
@@ -87,18 +90,41 @@ class Pipeline:
 
         Blocks: never; but for a command that no table lists, until a node has told where it has its keys.
         """
-        self._refuse_two_at_once()
-        entry = None
+        self._busy.refuse()
         if not place:
             try:
-                name = args[0]
-                slot = hash_slot(args[self._commands.lone_keys[name]])
-                command = self._commands.get(name)
+                data, slot = pack(args, self._commands.heads)
+                command = self._commands.get(args[0])
                 if command is not None:
-                    entry = Entry(encode(args), command, slot)
+                    self._rows.add(data, command, slot)
+                    return
             except (LookupError, TypeError, ValueError):
                 pass  # the long way tells what is wrong, if anything is
-        self._entries.append(entry or self._looked_at(args, call_options_from(cast(CallOptions, place), Place)))
+        self._look_at(args, call_options_from(cast(CallOptions, place), Place))
+
+    def append_script(
+        self, script: Script, keys: Sequence[Any] = (), args: Sequence[Any] = (), **place: Unpack[Place]
+    ) -> None:
+        """Add one call of a script. See `Script`: the connection decides whether the source goes with it.
+
+        A node that has forgotten the script (SCRIPT FLUSH) is sent the source, behind what else it was sent: the order
+        is that of commands that are sent again, see `execute`.
+
+        Args:
+            script: What `Cluster.script` made.
+            keys: A list of the keys, all in one hash slot.
+            args: A list of whatever else it is given.
+            place: As for `append`.
+
+        Raises:
+            ConfigError, RoutingError: As `append`.
+        """
+        self._busy.refuse()
+        if not isinstance(script, Script):
+            raise ConfigError(f"script must be what Cluster.script made, not {type(script).__name__}")
+        text = script.text
+        self._look_at(text.command(keys, args), call_options_from(cast(CallOptions, place), Place))
+        self._rows.scripts[len(self._rows) - 1] = ScriptCall(text, self._rows.data[-1])
 
     def append_command(self, format: str | bytes, *values: Any, **place: Unpack[Place]) -> None:
         """Add one command, written as C's printf would. (libvalkey: valkeyClusterAppendCommand, …ToNode.)
@@ -115,7 +141,7 @@ class Pipeline:
         """
         self.append(*format_command(format, *values), **place)
 
-    def _looked_at(self, args: tuple[Any, ...], place: CallOptions) -> Entry:
+    def _look_at(self, args: tuple[Any, ...], place: CallOptions) -> None:
         try:
             request = look_at(args, place, self._commands, self._state, 0.0)
         except UnknownCommand:
@@ -130,7 +156,7 @@ class Pipeline:
                 f"{request.command.name} may wait in the server, and all that share the connection would wait with it:"
                 " use execute(), which gives it a connection of its own"
             )
-        return Entry(request.data, request.command, request.call.slot, place.get("node"))
+        self._rows.add(request.data, request.command, request.call.slot, place.get("node"))
 
     def execute(self, *, raise_errors: bool = False) -> list[Any]:
         """Send what was appended, and return all replies that were not fetched yet, in the order of the commands.
@@ -159,7 +185,7 @@ class Pipeline:
         replies = list(self._replies)
         self._replies.clear()
         if raise_errors:
-            _raise_first(replies)
+            raise_first_error(replies)
         return replies
 
     def get_reply(self) -> Any:
@@ -174,9 +200,9 @@ class Pipeline:
 
         Blocks: as `execute`, if something is to be sent first.
         """
-        self._refuse_two_at_once()
+        self._busy.refuse()
         if not self._replies:
-            if not self._entries:
+            if not self._rows:
                 raise ConfigError("no reply is left: append a command first")
             self._run()
         reply = self._replies.popleft()
@@ -190,32 +216,24 @@ class Pipeline:
         Raises:
             ConfigError: Another greenlet uses this pipeline now.
         """
-        self._refuse_two_at_once()
+        self._busy.refuse()
         self._forget()
 
     def _forget(self) -> None:
-        self._entries = []
+        self._rows = Rows()
         self._replies.clear()
 
-    def _refuse_two_at_once(self) -> None:
-        if self._is_busy:
-            raise ConfigError("this pipeline waits for its replies: give each greenlet a pipeline of its own")
-
     def _run(self) -> None:
-        self._refuse_two_at_once()
+        self._busy.refuse()
         executor = self._here()
         executor.runtime.loop.refuse_to_wait_in_hub()
-        entries, self._entries = self._entries, []
-        if not entries:
-            return
-        self._is_busy = True
-        try:
-            self._replies.extend(Batch(executor, entries, self._options).wait())
-        finally:
-            self._is_busy = False
+        rows, self._rows = self._rows, Rows()
+        with self._busy:
+            self._replies.extend(run(executor, rows, self._options))
 
 
-def _raise_first(replies: list[Any]) -> None:
+def raise_first_error(replies: list[Any]) -> None:
+    """Raise PartialFailure if there is any error among the replies."""
     errors = [reply for reply in replies if isinstance(reply, Exception)]
     if errors:
         text = f"{len(errors)} of {len(replies)} commands failed; the first error: {errors[0]}"

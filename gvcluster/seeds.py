@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import parse_qsl, unquote
 
 from gvcluster.checks import one_of
 from gvcluster.core.address import Address
@@ -53,9 +52,12 @@ def parse_url(url: str) -> tuple[str, ClusterOptions]:
 
     User and password are percent-decoded once. Raises ConfigError, which never shows the URL: it may hold a password.
     """
+    from urllib.parse import parse_qsl
+
     scheme, _, rest = str(url).partition("://")
     if scheme not in _SCHEMES or not rest:
-        raise ConfigError(f"the URL must begin with one of {', '.join(f'{each}://' for each in sorted(_SCHEMES))}")
+        known = ", ".join(f"{each}://" for each in sorted(_SCHEMES))
+        raise ConfigError(f"the URL must begin with one of {known}, and name nodes behind it: host:port,host:port")
     rest, _, query = rest.partition("?")
     rest, _, db = rest.partition("/")
     userinfo, _, seeds = rest.rpartition("@")
@@ -73,6 +75,8 @@ def _credentials(userinfo: str) -> dict[str, Any]:
     """`user:password` or `:password`, as options."""
     if not userinfo:
         return {}
+    from urllib.parse import unquote
+
     username, colon, password = userinfo.partition(":")
     if not colon:
         raise ConfigError("the URL's user has no password: write user:password@ or :password@")

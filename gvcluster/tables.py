@@ -9,10 +9,8 @@ modules do, and the documentation's commands.json with all of them. Of a descrip
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from gvcluster.core.command_spec import Command
@@ -46,6 +44,9 @@ def registered(name: str, arity: int, keys: tuple[int, int, int], *, read_only: 
 def _read(told: Any) -> object:
     if not isinstance(told, str | os.PathLike):
         raise ConfigError(f"command_table must be a path or a mapping, not {type(told).__name__}")
+    import json
+    from pathlib import Path
+
     try:
         return json.loads(Path(told).read_bytes())
     except (OSError, ValueError, RecursionError) as error:

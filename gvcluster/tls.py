@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import ipaddress
-import ssl
-from _ssl import _SSLContext
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from gvcluster.checks import one_of
 from gvcluster.core.address import Address
 from gvcluster.core.topology import Node
 from gvcluster.errors import ConfigError
 from gvcluster.options import Options
+from gvcluster.records import Record
+
+if TYPE_CHECKING:
+    import ssl  # and where it is used: to load OpenSSL takes longer than the whole of gvcluster
 
 ServerName = str | Callable[[Address], str | None] | None
 
-_VERSIONS = MappingProxyType({"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3})
+_VERSIONS = MappingProxyType({"TLSv1.2": "TLSv1_2", "TLSv1.3": "TLSv1_3"})  # names in ssl.TLSVersion
 _FILES = ("tls_ca_file", "tls_cert_file", "tls_key_file", "tls_key_password")
 _TEXTS = (*_FILES, "tls_minimum_version")
 _DANGERS = ("danger_accept_invalid_hostnames", "danger_accept_invalid_certificates")
@@ -37,8 +38,7 @@ _EXPLANATIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
+class Tls(Record):
     """How the connections of a cluster are made secure: all of them, whoever named the node."""
 
     context: ssl.SSLContext
@@ -79,6 +79,8 @@ def tls_from(options: Options) -> Tls | None:
 
 def explain(error: OSError, address: Address, name: str) -> str:
     """Say what went wrong with TLS at a node, and what can be done."""
+    import ssl
+
     if isinstance(error, ssl.SSLCertVerificationError):
         return _explain_certificate(error, address, name)
     reason = getattr(error, "reason", None) or ""
@@ -101,6 +103,8 @@ def _explain_certificate(error: ssl.SSLCertVerificationError, address: Address, 
 
 
 def _is_ip(host: str) -> bool:
+    import ipaddress
+
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -109,7 +113,7 @@ def _is_ip(host: str) -> bool:
 
 
 def _check_values(options: Options) -> None:
-    if not isinstance(options.tls, bool | _SSLContext):
+    if not isinstance(options.tls, bool) and not _is_context(options.tls):
         raise ConfigError(f"tls must be True, False or an ssl.SSLContext, not {type(options.tls).__name__}")
     for name in _DANGERS:
         if not isinstance(getattr(options, name), bool):
@@ -122,8 +126,17 @@ def _check_values(options: Options) -> None:
         one_of("tls_minimum_version", options.tls_minimum_version, tuple(_VERSIONS))
 
 
+def _is_context(value: object) -> bool:
+    """Whether it is a context: the standard library's, or gevent's."""
+    from _ssl import _SSLContext
+
+    return isinstance(value, _SSLContext)
+
+
 def _made_for(options: Options) -> ssl.SSLContext:
     """A context that checks everything, but for what the options call dangerous."""
+    import ssl
+
     try:
         context = ssl.create_default_context(cafile=options.tls_ca_file)
     except OSError as error:
@@ -151,6 +164,8 @@ def _load_certificate(context: ssl.SSLContext, options: Options) -> None:
 
 def _checked(context: ssl.SSLContext, options: Options) -> ssl.SSLContext:
     """A user's own context, which is used as it is or not at all."""
+    import ssl
+
     _refuse(options, _FILES, "is for tls=True: load it into your own context")
     if context.protocol == ssl.PROTOCOL_TLS_SERVER:
         raise ConfigError("the context is for servers: make it with ssl.create_default_context()")
@@ -170,7 +185,9 @@ def _checked(context: ssl.SSLContext, options: Options) -> ssl.SSLContext:
 
 
 def _least_version(options: Options) -> ssl.TLSVersion:
-    return _VERSIONS[options.tls_minimum_version or "TLSv1.2"]
+    import ssl
+
+    return ssl.TLSVersion[_VERSIONS[options.tls_minimum_version or "TLSv1.2"]]
 
 
 def _contradiction(attribute: str, danger: str, is_wanted: bool) -> ConfigError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from _socket import (
     AF_INET,
@@ -18,7 +17,6 @@ from _socket import (
 from _socket import socket as raw_socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic
 from types import MappingProxyType
 from typing import Any
@@ -40,7 +38,6 @@ _KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("
 OnConnect = Callable[["Connection", BaseException | None], object]
 
 
-@dataclass(slots=True, eq=False)
 class Connection:
     """What connection callbacks are given.
 
@@ -49,12 +46,15 @@ class Connection:
     socket: connected and non-blocking, for `setsockopt`; None where the attempt failed. It is not yours to read,
         write or close.
     peername: the numeric address at the other end, None where the attempt failed.
+    read_only: it is for reading from a replica (READONLY).
     """
 
-    address: Address
-    purpose: str
-    socket: raw_socket | None = None
-    peername: Address | None = None
+    __slots__ = ("address", "peername", "purpose", "read_only", "socket")
+
+    def __init__(self, address: Address, purpose: str, *, read_only: bool = False) -> None:
+        self.address, self.purpose, self.read_only = address, purpose, read_only
+        self.socket: raw_socket | None = None
+        self.peername: Address | None = None
 
     def __repr__(self) -> str:
         return f"<Connection {self.purpose} to {self.address}>"
@@ -88,7 +88,7 @@ def dial(connection: Connection, deadline: float, options: Options, loop: HubLoo
     Blocks: until connected or the deadline. A kill or Timeout closes what was opened.
 
     Raises:
-        ConnectFailed: no address accepted in time, or `on_connect` raised.
+        ConnectFailed: no address accepted in time, or `on_connect` raised, or did not return in time.
     """
     address, on_connect = connection.address, options.on_connect
     try:
@@ -96,14 +96,16 @@ def dial(connection: Connection, deadline: float, options: Options, loop: HubLoo
     except OSError as cause:
         error = _failed(address, cause)
         if on_connect is not None:
-            _tell_failure(on_connect, connection, error)
+            with loop.only_here():
+                _tell_failure(on_connect, connection, error, options.connect_timeout)
         raise error from cause
     half_open = HalfOpen(sock)
     loop.watch_over(half_open)
     try:
         connection.socket, connection.peername = sock, Address(*sock.getpeername()[:2])
         if on_connect is not None:
-            on_connect(connection, None)
+            with loop.only_here(), gevent.Timeout(remaining(deadline), TimeoutError):
+                on_connect(connection, None)
         loop.halt_copy()
     except BaseException as cause:
         connection.socket = None
@@ -119,10 +121,11 @@ def _failed(address: Address, cause: BaseException) -> ConnectFailed:
     return ConnectFailed(f"no connection to {address}: {what}", address=address)
 
 
-def _tell_failure(on_connect: OnConnect, connection: Connection, error: ConnectFailed) -> None:
-    """A callback that raises must not hide why the attempt failed."""
+def _tell_failure(on_connect: OnConnect, connection: Connection, error: ConnectFailed, patience: float) -> None:
+    """A callback that raises must not hide why the attempt failed; one that never returns would keep it from ending."""
     try:
-        on_connect(connection, error)
+        with gevent.Timeout(patience, TimeoutError):
+            on_connect(connection, error)
     except Exception as raised:
         error.add_note(f"on_connect raised {type(raised).__name__} when it was told")
 
@@ -145,6 +148,8 @@ def _connect_any(address: Address, deadline: float, options: Options, loop: HubL
 
 def _resolve(address: Address, deadline: float) -> list[tuple[int, Any]]:
     """Family and socket address of every resolved address; numeric ones do not need the resolver."""
+    import ipaddress
+
     try:
         version = ipaddress.ip_address(address.host).version
     except ValueError:

@@ -7,7 +7,6 @@ again, 4 s for 64 MiB (facts: F57). A string of known length costs nothing to wa
 
 from __future__ import annotations
 
-import math
 from time import perf_counter
 
 from gvcluster.core.resp import ReplyReader
@@ -22,24 +21,35 @@ SLOW, LOOKS = 50e-6, 5
 class Hoard:
     """The unfinished reply of one connection. `size`: its bytes so far, to the nearest read; set to 0 at its end."""
 
-    __slots__ = ("_line", "_reader", "most", "size")
+    __slots__ = ("_line", "_reader", "size")
 
     def __init__(self, reader: ReplyReader) -> None:
-        self.most: float = math.inf
         self.size = 0
-        self._line = 0  # bytes since the last newline
+        self._line = 0  # bytes since the last newline, or more, as long as the reply is no longer than LONG_LINE
         self._reader = reader
 
     def __repr__(self) -> str:
         return f"<Hoard of {self.size} bytes>"
 
+    @property
+    def most(self) -> float:
+        """How many bytes a reply may have, come or announced."""
+        return self._reader.announced.most
+
+    @most.setter
+    def most(self, most: float) -> None:
+        self._reader.announced.most = most
+
     def objection(self, data: bytearray, count: int) -> str | None:
         """Take a read of so many bytes, which completed no reply. Returns what is wrong, if anything is."""
-        last_newline = data.rfind(b"\n", 0, count)
-        self._line = count - last_newline - 1 if last_newline >= 0 or not self.size else self._line + count
         self.size += count
         if self.size > self.most:
             return f"a reply of more than {self.most:,} bytes: see the option max_reply_bytes"
+        if self.size <= LONG_LINE:  # so is the line: to look for its beginning takes as long as to read it
+            self._line = self.size
+            return None
+        last_newline = data.rfind(b"\n", 0, count)
+        self._line = count - last_newline - 1 if last_newline >= 0 else self._line + count
         if self._line > LONG_LINE and min(self._look() for _ in range(LOOKS)) > SLOW:
             return "a line without an end"
         return None

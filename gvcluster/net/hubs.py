@@ -9,13 +9,15 @@ from time import monotonic
 from gevent._hub_local import get_hub_if_exists
 from gevent.hub import get_hub
 
-from gvcluster.errors import ClosedError
+from gvcluster.errors import ClosedError, ConnectFailed
+from gvcluster.net.everywhere import Everywhere
 from gvcluster.net.executor import Executor
+from gvcluster.net.reading import ReadingExecutor
 from gvcluster.net.runtime import Runtime
 from gvcluster.net.state import ClusterState
 from gvcluster.net.submitter import Submitter
 from gvcluster.net.turns import Turns
-from gvcluster.reports import NodeStatistics, Statistics
+from gvcluster.reports import PoolStatistics, Statistics, past, total
 
 # Seconds between two looks at whether calls are still under way.
 _LOOK_AGAIN = 0.005
@@ -28,12 +30,14 @@ class Hubs:
         self._state = state
         self._executors: list[Executor] = []
         self._commands_before, self._refreshes_before = 0, 0  # of hubs that are no more
+        self._lent_before = PoolStatistics(), PoolStatistics()
 
     def here(self) -> Executor:
         """The executor of the hub that runs now.
 
         Raises:
             ClosedError: the cluster takes no work any more.
+            ConnectFailed: the process may open no more files.
         """
         if self._state.closing:
             raise ClosedError("the cluster was closed; make a new one")
@@ -41,11 +45,18 @@ class Hubs:
         for executor in self._living():
             if executor.hub is hub:
                 return executor
-        runtime = Runtime(self._state, hub)
-        executor = Executor(runtime)
-        executor.submitter = Submitter(executor)
-        self._state.runtimes.append(runtime)
+        try:
+            runtime = Runtime(self._state, hub)
+        except OSError as cause:
+            raise ConnectFailed(f"no way into this hub for other threads: {cause}") from cause
+        executor = Executor(runtime) if self._state.read_from is None else ReadingExecutor(runtime)
+        executor.submitter, executor.everywhere = Submitter(executor), Everywhere(executor)
+        runtime.begin()
         self._executors.append(executor)
+        executor.keep_time()  # it may have been changed meanwhile
+        if self._state.closed:  # or this: who closed it knew nothing of this hub
+            executor.close()
+            raise ClosedError("the cluster was closed; make a new one")
         return executor
 
     def everywhere(self, do: Callable[[Executor], object]) -> None:
@@ -82,6 +93,7 @@ class Hubs:
             return  # another thread was faster
         self._commands_before += runtime.nodes.commands
         self._refreshes_before += runtime.refresher.refreshes
+        self._lent_before = total([self._lent_before, past(runtime.nodes.lent)])
         runtime.abandon()
 
     def start_over(self) -> None:
@@ -94,17 +106,17 @@ class Hubs:
         """Count over all hubs."""
         runtimes = [executor.runtime for executor in self._living()]
         topology = self._state.topology
+        nodes = tuple(pool.statistics() for runtime in runtimes for pool in runtime.nodes.all_pools())
+        exclusive, blocking = total([self._lent_before, *(runtime.nodes.lent for runtime in runtimes)])
         return Statistics(
             route_version=topology.route_version if topology is not None else 0,
             commands=self._commands_before + sum(runtime.nodes.commands for runtime in runtimes),
             redirects=self._state.redirects,
             retries=self._state.retries,
             refreshes=self._refreshes_before + sum(runtime.refresher.refreshes for runtime in runtimes),
-            nodes=tuple(
-                NodeStatistics(pool.address, pool.connections, pool.opened, pool.commands, pool.in_flight, pool.waiting)
-                for runtime in runtimes
-                for pool in tuple(runtime.nodes.pools.values())
-            ),
+            nodes=nodes,
+            exclusive=exclusive,
+            blocking=blocking,
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from gevent.event import Event
 
+from gvcluster.call_options import CallOptions
 from gvcluster.core.address import Address
 from gvcluster.core.command_spec import Command, check_arity
 from gvcluster.core.commands import COMMANDS, CommandTable, find_command
@@ -24,13 +25,13 @@ from gvcluster.errors import (
     ProtocolError,
     ReplyError,
     RetriesExhausted,
+    TopologyUnavailable,
     UnknownCommand,
 )
 from gvcluster.net.loop import TICK, remaining
 from gvcluster.net.pool import NodePool
 from gvcluster.net.request import Request, look_at
 from gvcluster.net.runtime import Runtime
-from gvcluster.options import CallOptions
 
 _NO_KEYS = "The command has no key arguments"
 
@@ -58,7 +59,9 @@ class Inquiry:
         self._under_way: dict[str, _LookUp] = {}
         self.active = 0  # calls that wait for an answer
 
-    def look_at(self, args: tuple[Any, ...], options: CallOptions, began: float) -> Request:
+    def look_at(
+        self, args: tuple[Any, ...], options: CallOptions, began: float, *, everywhere: bool = False
+    ) -> Request:
         """Make a Request of a call. A node is asked for what the table does not tell of the command.
 
         Raises:
@@ -68,7 +71,7 @@ class Inquiry:
         """
         state = self._state
         try:
-            return look_at(args, options, state.commands, state, began)
+            return look_at(args, options, state.commands, state, began, everywhere=everywhere)
         except UnknownCommand:
             pass  # the error that follows tells more
         self.active += 1
@@ -76,7 +79,7 @@ class Inquiry:
             commands, keys = self._about(args, began + (options.get("timeout") or state.options.timeout))
         finally:
             self.active -= 1
-        return look_at(args, options, commands, state, began, keys)
+        return look_at(args, options, commands, state, began, keys, everywhere=everywhere)
 
     def _about(self, args: Sequence[Any], deadline: float) -> tuple[CommandTable, tuple[Any, ...] | None]:
         """The table with the command in it; and the keys of this call, if only a server can tell them, else None.
@@ -107,8 +110,9 @@ class Inquiry:
         """What a node tells of a name, and which; asked once for all who want to know it now."""
         look_up = self._under_way.get(name)
         if look_up is None:
-            look_up = self._under_way[name] = _LookUp(deadline)
+            look_up = _LookUp(deadline)
             self._loop.spawn(self._look_up, name, look_up)
+            self._under_way[name] = look_up  # only now: one without a greenlet would never end
         look_up.deadline = max(look_up.deadline, deadline)
         if not self._loop.wait(look_up.done, remaining(deadline)):
             raise RetriesExhausted(f"no node told in time what {name[:32]!r} is, which the command table does not list")
@@ -151,7 +155,7 @@ class Inquiry:
     def _ask(self, question: tuple[Any, ...], look_up: _LookUp) -> tuple[Any, Address]:
         """Ask one node after another until one has an answer, or refuses; connected ones first."""
         data = encode(question)
-        self._runtime.refresher.wait_first(look_up.deadline)
+        self._wait_first_map(look_up)
         met: list[GvClusterError] = []
         avoided: set[Address] = set()
         while True:
@@ -168,6 +172,17 @@ class Inquiry:
                 message = f"nobody could tell about the command in time: {reply}"
                 raise RetriesExhausted(message, attempts=met) from reply
 
+    def _wait_first_map(self, look_up: _LookUp) -> None:
+        """Wait for the slot map, for as long as any of those who want the answer may; some join meanwhile."""
+        while True:
+            deadline = look_up.deadline
+            try:
+                self._runtime.refresher.wait_first(deadline)
+                return
+            except TopologyUnavailable:
+                if monotonic() < deadline - 3 * TICK or look_up.deadline <= deadline:
+                    raise
+
     def _answer(self, pool: NodePool, data: bytes, deadline: float) -> Any:
         try:
             lane = pool.wait_lane(deadline)
@@ -180,7 +195,7 @@ class Inquiry:
         assert self._state.topology is not None
         pools = [self._runtime.nodes.pool_at(node.address) for node in self._state.topology.primaries]
         self._state.options.rng.shuffle(pools)
-        return min(pools, key=lambda pool: (pool.address in avoided, not pool.is_responsive()))
+        return min(pools, key=lambda pool: (pool.address in avoided, not pool.lanes.are_responsive()))
 
 
 def _is_final(error: GvClusterError, asked: Address) -> bool:

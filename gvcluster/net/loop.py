@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
 import gevent
 from gevent._hub_local import get_hub_if_exists
-from gevent.event import Event
 from gevent.exceptions import LoopExit
 from gevent.hub import Hub
 from greenlet import GreenletExit, getcurrent
 
+from gvcluster.core.steps import Steps
 from gvcluster.errors import BlockedInHub
 from gvcluster.net import forks
+from gvcluster.net.doorbell import Doorbell
+
+_T = TypeVar("_T")
 
 READ, WRITE = 1, 2
 
@@ -28,10 +31,24 @@ TURN = 0.002
 # libuv counts in milliseconds, and warns of less; and it has no number for "for ever": a year will do.
 TICK, YEAR = 0.001, 365 * 86400.0
 
+# Seconds after its deadline by which everything a call waits for has had its end, unless a signal handler has raised in
+# the midst of telling: then the call ends it.
+GRACE = 0.2
+
 
 def remaining(deadline: float) -> float:
     """Seconds until the deadline, and at least a tick: a wait that is over at once, not one that fails."""
     return min(YEAR, max(TICK, deadline - monotonic()))
+
+
+class Awaited(Protocol):
+    """What can be waited for: gevent's Event, or a Crowd."""
+
+    def is_set(self) -> bool:
+        """Whether it has come."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait, at most so many seconds. Returns whether it has come."""
 
 
 class Abandoned(Protocol):
@@ -67,7 +84,8 @@ class HubLoop:
     """
 
     __slots__ = (
-        "__weakref__", "_is_libuv", "_loop", "_sockets", "_turn", "_turn_ends", "hub", "is_copy", "park", "soon",
+        "__weakref__", "_doorbell", "_is_libuv", "_loop", "_sockets", "_turn", "_turn_ends", "hub", "is_copy", "park",
+        "soon",
     )  # fmt: skip
 
     def __init__(self, hub: Hub) -> None:
@@ -81,6 +99,7 @@ class HubLoop:
         # A callback that does nothing, in C: once it is no longer pending, another turn of the loop has begun.
         self._turn = self.soon(int)
         self._turn_ends = 0.0
+        self._doorbell: Doorbell | None = Doorbell(self)
         forks.remember(self)
 
     def refuse_to_wait_in_hub(self) -> None:
@@ -90,11 +109,9 @@ class HubLoop:
 
     def from_other_threads(self, callback: Callable[..., object], *args: Any) -> None:
         """Have the hub call it, unless it was destroyed: the one way in from another thread's hub."""
-        if self.has_hub():
-            # Its own thread may be taking the loop down at this very moment; each of gevent's loops then raises what it
-            # happens to stumble over. Who goes there finds its connections closed.
-            with suppress(Exception):
-                self._loop.run_callback_threadsafe(callback, *args)
+        doorbell = self._doorbell  # as long as it is held here, its descriptor is open
+        if doorbell is not None and self.has_hub():
+            doorbell.ring(callback, args)
 
     def tell_user(self, callback: Callable[..., object], *args: Any) -> None:
         """Have the hub call a callback of the user soon, in this process only."""
@@ -125,10 +142,27 @@ class HubLoop:
         with self.only_here():
             gevent.sleep(max(TICK, seconds))
 
-    def wait(self, event: Event, seconds: float) -> bool:
-        """Wait for the event, at most so many seconds. Returns whether it is set."""
+    def wait(self, event: Awaited, seconds: float) -> bool:
+        """Wait for the event, at most so many seconds. Returns whether it is set.
+
+        One that is set is not waited for: between `set()` and its callback, gevent would let us wait without a timeout,
+        and for ever if all who waited before leave just then.
+        """
         with self.only_here():
-            return bool(event.wait(max(TICK, seconds)))
+            return event.is_set() or bool(event.wait(max(TICK, seconds)))
+
+    def in_turns(self, steps: Steps[_T]) -> _T:
+        """Do all steps, for 2 ms in each turn of the loop: others are served in between. Returns the result."""
+        ends = monotonic() + TURN
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: _T = end.value
+                return result
+            if monotonic() > ends:
+                self.sleep(TICK)
+                ends = monotonic() + TURN
 
     def halt_copy(self, error: BaseException | None = None) -> None:
         """Wait for ever, if this is a copy: what woke the caller was meant for the original.
@@ -147,6 +181,12 @@ class HubLoop:
         if error is not None:
             raise error
 
+    def close_to_other_threads(self) -> None:
+        """Whatever other threads want from now on is not done. Never switches."""
+        doorbell, self._doorbell = self._doorbell, None
+        if doorbell is not None:
+            doorbell.stop()
+
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def watch_over(self, somebody: Abandoned) -> None:
@@ -157,11 +197,16 @@ class HubLoop:
         """Whether the hub was not destroyed."""
         return self.hub.loop is not None
 
-    def abandon(self) -> None:
+    def abandon(self, *, is_over: bool = False) -> None:
         """Close all sockets here and now: the hub is gone, or this is a copy of it. Never switches.
 
         Two threads may come at once, the one that ends and one that finds it out: each socket falls to one of them.
+        `is_over`: its thread has ended, so that it never runs again, though nobody has destroyed it.
         """
+        doorbell = self._doorbell
+        if doorbell is not None and (is_over or not self.has_hub()):
+            doorbell.forsake()
+            self._doorbell = None
         while True:
             try:
                 somebody = self._sockets.pop()
@@ -210,6 +255,14 @@ class HubLoop:
             watcher = _LibuvWatcher(watcher)
             watcher.ref = False
         return watcher
+
+    @property
+    def tells_of_errors_once(self) -> bool:
+        """Whether a watcher is dead after an error of its socket: libuv stops it then, and gevent thinks that it runs.
+
+        Whoever reads must go on until there is no more, or the reset behind the last bytes is never heard of.
+        """
+        return self._is_libuv
 
     def timer(self, after: float, again: float = 0.0, *, ref: bool = False) -> Any:
         """A timer that goes off after so many seconds; it keeps the loop alive only if `ref`.

@@ -12,7 +12,9 @@ from gvcluster.errors import ConnectFailed
 from gvcluster.net.large import LargeReplies
 from gvcluster.net.loop import HubLoop
 from gvcluster.net.pool import NodePool
+from gvcluster.net.readers import Readers
 from gvcluster.net.state import ClusterState
+from gvcluster.reports import Lent, PoolStatistics, past, total
 
 
 class Nodes:
@@ -25,12 +27,14 @@ class Nodes:
         self.on_trouble: Callable[[], object] = list  # whoever keeps the slot map is told of lost connections
         self._state, self._loop = state, loop
         self._commands_of_departed = 0
+        self._lent_by_departed = PoolStatistics(), PoolStatistics()  # exclusive and blocking, up to their departure
         self._leaving: list[NodePool] = []  # departed, with work in flight still
         # What MOVED said since the last map: slot → (address, when). A map that was asked for earlier cannot know it.
         self._patches: dict[int, tuple[Address, float]] = {}
+        self.readers = Readers(state, loop, self._new_reading_pool, self.pool_at)
 
     def __repr__(self) -> str:
-        return f"<Nodes {len(self.pools)} pools, {sum(pool.connections for pool in self.pools.values())} connections>"
+        return f"<Nodes {len(self.pools)} pools, {sum(pool.connections for pool in self.all_pools())} connections>"
 
     def pool_at(self, address: Address) -> NodePool:
         """The pool of a node, made if there is none. No connection is opened yet."""
@@ -38,6 +42,13 @@ class Nodes:
         if pool is None:
             pool = self.pools[address] = NodePool(address, self._state, self._loop, self.large, self._trouble)
         return pool
+
+    def _new_reading_pool(self, address: Address) -> NodePool:
+        return NodePool(address, self._state, self._loop, self.large, self._trouble, read_only=True)
+
+    def all_pools(self) -> list[NodePool]:
+        """The pools of all nodes, those for reading from replicas included."""
+        return [*self.pools.values(), *self.readers.pools.values()]
 
     def redirected_to(self, address: Address, maybe_executed: bool) -> Address:
         """Where a redirect leads, by the user's `address_map`.
@@ -64,11 +75,14 @@ class Nodes:
         self._carry_over_seeds(topology)
         self._patches = {slot: patch for slot, patch in self._patches.items() if patch[1] > begun}
         pools = {id(node): self.pool_at(node.address) for node in topology.primaries}
-        table = list(map(pools.get, map(id, topology.owners)))  # None where nobody owns the slot
+        table = topology.spread(pools)  # None where nobody owns the slot
         for slot, (address, _) in self._patches.items():
             table[slot] = self.pool_at(address)
         self.table[:] = table
+        departed = self.readers.adopt(topology, self._patches)
         self._dismiss_all_but(topology)
+        for pool in departed:
+            self._retire(pool)
 
     def _dismiss_all_but(self, topology: Topology) -> None:
         serving = {node.address for node in topology.primaries}.union(self._patched_to())
@@ -82,15 +96,23 @@ class Nodes:
     def _retire_all_but(self, staying: set[Address]) -> None:
         self._leaving = [pool for pool in self._leaving if pool.connections]
         for address in self.pools.keys() - staying:
-            departed = self.pools.pop(address)
-            self._commands_of_departed += departed.commands
-            departed.retire()
-            self._leaving.append(departed)
+            self._retire(self.pools.pop(address))
+
+    def _retire(self, departed: NodePool) -> None:
+        self._commands_of_departed += departed.commands
+        self._lent_by_departed = total([self._lent_by_departed, past(departed.lent)])
+        departed.retire()
+        self._leaving.append(departed)
 
     @property
     def commands(self) -> int:
         """How many commands were sent, to nodes that left as well."""
-        return self._commands_of_departed + sum(pool.commands for pool in tuple(self.pools.values()))
+        return self._commands_of_departed + sum(pool.commands for pool in self.all_pools())
+
+    @property
+    def lent(self) -> Lent:
+        """The sums over all nodes, exclusive and blocking."""
+        return total([self._lent_by_departed, *(pool.lent for pool in self.all_pools())])
 
     def _carry_over_seeds(self, topology: Topology) -> None:
         """A seed given by name, whose connection leads to an address in the map: the connection is that node's."""
@@ -105,6 +127,7 @@ class Nodes:
     def patch(self, slot: int, address: Address) -> None:
         """Serve one slot by what MOVED said."""
         self._patches[slot] = (address, monotonic())
+        self.readers.patch(slot)
         self.table[slot] = self.pool_at(address)
 
     def is_patched(self) -> bool:
@@ -114,14 +137,15 @@ class Nodes:
     @property
     def in_flight(self) -> int:
         """How many calls are queued or owed a reply, at departed nodes as well."""
-        return sum(pool.in_flight for pool in [*self.pools.values(), *self._leaving])
+        return sum(pool.in_flight for pool in [*self.all_pools(), *self._leaving])
 
     def close_idle(self) -> int:
         """Close the connections that nobody uses now. Returns how many there were."""
-        return sum(pool.close_idle() for pool in tuple(self.pools.values()))
+        return sum(pool.close_idle() for pool in self.all_pools())
 
     def close(self, cause: BaseException | None = None) -> None:
         """End every connection now; no slot is served any more. Never switches."""
         self.table[:] = [None] * SLOTS
+        self.readers.close(cause)
         for pool in [*self.pools.values(), *self._leaving]:
             pool.close(cause)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from time import monotonic
 from types import MappingProxyType
+from typing import Any
 
 import gevent
 from gevent.event import Event
 
 from gvcluster.core.address import Address
 from gvcluster.core.resp import encode
-from gvcluster.core.topology import Topology, UnusableMap, parse_nodes, parse_slots
+from gvcluster.core.topology import Topology, UnusableMap, read_nodes, read_slots
 from gvcluster.core.views import Verdict, View
 from gvcluster.errors import GvClusterError, ReplyError, ReplyTimeout, TopologyUnavailable
 from gvcluster.net.loop import HubLoop, remaining
@@ -26,8 +27,8 @@ _GRACE = 1.0
 
 _SOURCES = MappingProxyType(
     {
-        "slots": (encode(("CLUSTER", "SLOTS")), parse_slots),
-        "nodes": (encode(("CLUSTER", "NODES")), parse_nodes),
+        "slots": (encode(("CLUSTER", "SLOTS")), read_slots),
+        "nodes": (encode(("CLUSTER", "NODES")), read_nodes),
     }
 )
 
@@ -81,7 +82,10 @@ class Refresher:
             self._first = first
         if urgent:
             self._urgent.set()
-        if self._greenlet is None and not self._state.closed:
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._greenlet is None and not self._state.closed and self._loop.has_hub():
             self._greenlet = self._loop.spawn(self._run)
 
     def fetch(self, deadline: float) -> Topology:
@@ -138,6 +142,8 @@ class Refresher:
         finally:
             self._give_back()
             self._greenlet = None
+            if self._wanted or self._persistent():  # a kill, or what a signal handler raised: another one goes on
+                self._begin()
 
     def _persistent(self) -> bool:
         """Whether to go on after a failure: who has started the cluster waits for Ready, however long it takes."""
@@ -167,6 +173,8 @@ class Refresher:
             return True
         self._give_back()
         self._wanted = False
+        if self._state.topology is not None:  # what that hub has told this one may not have been heard yet
+            self._nodes.adopt(self._state.topology, self._state.fetched)
         this, self._next = self._next, Round()
         this.topology = self._state.topology
         this.done.set()
@@ -243,7 +251,8 @@ class Refresher:
         state.options.rng.shuffle(known)
         state.options.rng.shuffle(seeds)
         doubted = state.memory.smaller.told_by if state.memory.smaller is not None else None
-        known.sort(key=lambda address: (address == doubted, address not in pools or not pools[address].is_responsive()))
+        responsive = {address for address, pool in pools.items() if pool.lanes.are_responsive()}
+        known.sort(key=lambda address: (address == doubted, address not in responsive))
         return list(dict.fromkeys([*([first] if first is not None else []), *known, *seeds]))
 
     def _may_answer_the_other(self, error: Exception) -> bool:
@@ -253,7 +262,14 @@ class Refresher:
         return isinstance(error, ReplyTimeout) and self._state.topology is None
 
     def _ask(self, address: Address, source: str) -> Topology:
-        command, parse = _SOURCES[source]
+        _, read = _SOURCES[source]
+        # Nobody else may hold the reply: it is let go as it is read. Other maps may come meanwhile: `judge` compares.
+        topology = self._loop.in_turns(read(self._answer(address, source), address))
+        return topology.readdressed(self._state.options.address_map)
+
+    def _answer(self, address: Address, source: str) -> Any:
+        """What the node says of the cluster."""
+        command, _ = _SOURCES[source]
         patience = min(PATIENCE, self._state.command_timeout)
         # Connecting has its own limit, and at its end it says what was wrong: who has no map yet waits for that. Later
         # another node is asked instead: the fetch is one for all, and a frozen node must not hold up a promotion.
@@ -266,10 +282,10 @@ class Refresher:
             try:
                 reply = connection.call_within(command, monotonic() + patience)
             finally:
-                connection.close()
+                pool.give_back(connection)
         if isinstance(reply, GvClusterError):
             raise reply
-        return parse(reply, address).readdressed(self._state.options.address_map)
+        return reply
 
 
 def _no_map(failures: Sequence[tuple[Address, Exception]]) -> str:

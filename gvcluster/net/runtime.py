@@ -6,7 +6,7 @@ import sys
 import weakref
 from collections import deque
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 from gevent.event import Event as Signal
@@ -21,9 +21,22 @@ from gvcluster.net.nodes import Nodes
 from gvcluster.net.refresher import Refresher
 from gvcluster.net.state import ClusterState
 
+# A replica that has left the slot map and comes back says so to nobody: seconds between two looks for it.
+LOOK_FOR_REPLICAS = 30.0
+
 
 class _Thread:
     """Lives as long as the native thread that keeps it."""
+
+
+class Follower(Protocol):
+    """What goes where the slot map says, and ends with the cluster: a subscription object."""
+
+    def reconsider(self) -> None:
+        """There is a new slot map. Never switches."""
+
+    def close(self) -> None:
+        """The cluster is closed. Never switches."""
 
 
 class Runtime:
@@ -37,6 +50,7 @@ class Runtime:
         self.refresher = Refresher(state, self.loop, self.nodes, self._accept)
         self.failover = FailoverWatch(state, self.loop, self.nodes, self.refresher)
         self.nodes.on_trouble = self.refresher.schedule
+        self.subscribers: set[Follower] = set()
         self.ended = Signal()
         self._untold: deque[Event] = deque()
         self._teller: gevent.Greenlet[..., None] | None = None
@@ -44,13 +58,20 @@ class Runtime:
         if not hasattr(state.thread, "token"):
             state.thread.token = _Thread()
         self._thread = weakref.ref(state.thread.token, self._thread_ended)
-        if state.topology is not None:
-            self.nodes.adopt(state.topology, state.fetched)
-        if state.options.refresh_interval is not None:
-            self._wind_up(state.options.refresh_interval)
+        interval = state.options.refresh_interval
+        if interval is None and state.read_from is not None:
+            interval = LOOK_FOR_REPLICAS
+        if interval is not None:
+            self._wind_up(interval)
 
     def __repr__(self) -> str:
         return f"<Runtime of {self.hub!r}: {self.nodes}>"
+
+    def begin(self) -> None:
+        """Serve by the slot map, and by what another hub publishes meanwhile: first be told of it, then look."""
+        self.state.runtimes.append(self)
+        if self.state.topology is not None:
+            self.nodes.adopt(self.state.topology, self.state.fetched)
 
     def _accept(self, view: View) -> Verdict:
         """Publish a fetched map, if it is to be believed. Runs in the refresher's greenlet."""
@@ -61,7 +82,7 @@ class Runtime:
         if topology is None:
             return verdict
         state.fetched = max(state.fetched, view.begun)
-        if known is not None and topology.same_routes(known):
+        if topology is known:
             if self.nodes.is_patched():
                 self.nodes.adopt(known, view.begun)
             return verdict
@@ -84,6 +105,8 @@ class Runtime:
                 self.state.tell(self._untold.popleft())
         finally:
             self._teller = None
+            if self._untold and not self.state.closed:  # a gevent.Timeout or a kill: another greenlet tells the rest
+                self._teller = self.loop.spawn(self._tell_all)
 
     def _publish(self, topology: Topology, begun: float) -> None:
         self.state.topology = topology
@@ -97,6 +120,8 @@ class Runtime:
         """Serve by a new map in this hub, and wake those who wait for one."""
         self.nodes.adopt(topology, begun)
         self.refresher.tell_news()
+        for each in tuple(self.subscribers):
+            each.reconsider()
 
     def _wind_up(self, interval: float) -> None:
         """Have a look at the slot map's age after about so many seconds. Clients must not all look at once."""
@@ -119,9 +144,12 @@ class Runtime:
         """End every connection and every wait now. Never switches."""
         if self._clock is not None:
             self.loop.end(self._clock)
+        for each in tuple(self.subscribers):
+            each.close()
         self.nodes.close(cause)
         self.failover.close()
         self.refresher.close()
+        self.loop.close_to_other_threads()
         self.ended.set()
 
     # -- when the hub is no more --------------------------------------------------------------------------------------
@@ -134,7 +162,7 @@ class Runtime:
         """Let its connections go, for its hub will not end them. Never switches."""
         if self._clock is not None:
             self.loop.drop(self._clock)
-        self.loop.abandon()
+        self.loop.abandon(is_over=self._thread() is None)
 
     def _thread_ended(self, _thread: object) -> None:
         """Runs in the thread, when Python has taken down most of it. At the end of the process there is no hurry."""

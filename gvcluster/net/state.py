@@ -13,6 +13,7 @@ from gvcluster.core.address import Address
 from gvcluster.core.command_spec import Command
 from gvcluster.core.commands import COMMANDS, CommandTable
 from gvcluster.core.retry import Pace
+from gvcluster.core.routing import ReadPolicy, read_policy
 from gvcluster.core.topology import Topology
 from gvcluster.core.views import Memory
 from gvcluster.events import Closed, Event
@@ -40,6 +41,7 @@ class ClusterState:
     thread: what each native thread keeps until it ends; also where `threading.local` is patched.
     additions: what the user registered and the servers told of commands that gvcluster's own table does not list.
     commands: that table with the additions.
+    read_from: who serves reads, if not only the primaries.
     """
 
     seeds: tuple[Address, ...]
@@ -61,9 +63,11 @@ class ClusterState:
     additions: dict[str, Command] = field(default_factory=dict)
     commands: CommandTable = COMMANDS
     tls: Tls | None = field(init=False)
+    read_from: ReadPolicy | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.tls = tls_from(self.options)
+        self.read_from = read_policy(self.options.read_from)
         self.add_commands(commands_from(self.options.command_table))
 
     def add_commands(self, commands: Iterable[Command]) -> None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from time import monotonic
 from typing import Any
 
 from gevent.event import Event
 from greenlet import getcurrent
 
+from gvcluster.call_options import CallOptions
 from gvcluster.core.address import Address
-from gvcluster.core.resp import encode
-from gvcluster.core.slots import hash_slot
+from gvcluster.core.packing import pack
+from gvcluster.core.routing import may_leave_primary
 from gvcluster.errors import ClosedError, GvClusterError
 from gvcluster.net.executor import Executor
 from gvcluster.net.request import Request, look_at
 from gvcluster.net.watch import SHORTEST
-from gvcluster.options import CallOptions
+from gvcluster.records import replace
 
 Callback = Callable[[Any, Exception | None], object]  # callback(reply, error)
 
@@ -27,7 +27,7 @@ class Submission:
 
     __slots__ = (
         *("_called", "_callbacks", "_done", "_executor", "_is_told", "_options", "_request", "_timer"),
-        *("args", "began", "data", "deadline", "error", "is_done", "patience", "reply", "slot"),
+        *("args", "began", "data", "deadline", "error", "is_done", "may_read", "patience", "reply", "slot"),
     )
 
     def __init__(self, executor: Executor, args: tuple[Any, ...], options: CallOptions) -> None:
@@ -49,18 +49,20 @@ class Submission:
         commands = self._executor.runtime.state.commands
         if not self._options:
             try:
-                self.slot: int | None = hash_slot(self.args[commands.lone_keys[self.args[0]]])
-                self.data = encode(self.args)
+                self.data, slot = pack(self.args, commands.heads)
             except (LookupError, TypeError, ValueError):
                 pass  # and the long way not from in here: this error, which shows values, would be its context
             else:
                 state = self._executor.runtime.state
+                self.may_read = state.read_from is not None and may_leave_primary(commands.get(self.args[0]))
+                self.slot: int | None = slot
                 self.deadline = self.began + state.options.timeout
                 self.patience = state.command_timeout
                 return
         self._request = request = self._looked_at()
         self.slot, self.data, self.deadline = request.call.slot, request.data, request.call.deadline
         self.patience = request.command_timeout
+        self.may_read = request.call.read_from is not None  # from others than the primary
 
     @property
     def request(self) -> Request:

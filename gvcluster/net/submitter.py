@@ -12,19 +12,22 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+from gvcluster.call_options import CallOptions
 from gvcluster.core.address import Address
 from gvcluster.core.outcome import Failed, Outcome, Unserved, classify
 from gvcluster.errors import ClosedError, ConnectFailed, GvClusterError, PoolFull, TopologyUnavailable
 from gvcluster.net.executor import Executor
 from gvcluster.net.multiplexed import MultiplexedConnection
 from gvcluster.net.pool import NodePool
+from gvcluster.net.readers import IMPATIENCE
 from gvcluster.net.submission import Callback, Submission
-from gvcluster.net.volley import own
+from gvcluster.net.volley import own, parted
 from gvcluster.net.waiter import Waiter
-from gvcluster.options import CallOptions
 
 # Seconds between two looks for a first slot map that nobody gave: the refresher has a pace of its own.
 _LOOK_AGAIN = 0.05
+# Of several lanes all submitted commands take this one: between two of them there is no order.
+_LANE = 0
 
 
 class Submitter:
@@ -61,10 +64,10 @@ class Submitter:
         pool = self._pool_for(submission)
         if isinstance(pool, Unserved):
             self._pursue(submission, pool)
-        elif pool is None or pool.lane is None or pool in self._rows:
+        elif pool is None or (lane := pool.lanes[_LANE]) is None or pool in self._rows:
             self._queue_up(submission, pool)
         else:
-            self._post_first(submission, pool.lane, is_first=is_first)
+            self._post_first(submission, lane, is_first=is_first)
 
     def _post_first(self, submission: Submission, lane: MultiplexedConnection, *, is_first: bool) -> None:
         """Send it over a lane that is open. Who submits right now can be told that there is no room."""
@@ -78,8 +81,10 @@ class Submitter:
             return self._nodes.pool_at(node)
         if self._state.topology is None or None in self._rows:
             return None
+        if submission.may_read:
+            return self._executor.attempts.pool_to_read_from(submission.request.call, ())
         pool = self._nodes.table[slot] if slot is not None else None
-        return pool or self._executor.pool_for(submission.request.call)
+        return pool or self._executor.attempts.pool_for(submission.request.call)
 
     def _post(self, submission: Submission, lane: MultiplexedConnection, *, hurry: bool) -> None:
         """Send it. `hurry`: its deadline is nearer than that of most calls."""
@@ -100,7 +105,7 @@ class Submitter:
         elif not submission.is_done:
             request = submission.request
             met = classify(reply, submission.slot, lane.address, script=request.call.script)
-            self._go_on(submission, met, lane.address)
+            self._go_on(submission, self._judged(submission, met, lane.address), lane.address)
         waiter.leave()
 
     # -- rows ---------------------------------------------------------------------------------------------------------
@@ -114,8 +119,9 @@ class Submitter:
         else:
             submission.expire_with(partial(_no_connection, pool.address))
         if row is None:
-            row = self._rows[pool] = deque()
+            row = deque()
             self._loop.spawn(self._see_to_row, row, pool)
+            self._rows[pool] = row  # only now: to one without a greenlet nobody would see
         row.append(submission)
 
     def _see_to_row(self, row: deque[Submission], pool: NodePool | None) -> None:
@@ -134,14 +140,21 @@ class Submitter:
     def _wait_for_lane(self, row: deque[Submission], pool: NodePool) -> None:
         """Send all that wait for this connection, in their order; if there is none, each goes on by itself."""
         latest = max(each.deadline for each in row)
-        on_slow = None
-        if row[0].node is None:
-            on_slow = partial(self._executor.runtime.failover.attend, row[0].slot, latest - monotonic())
+        on_slow, (for_slot, _) = None, parted(row)
+        if pool.read_only:
+            latest = min(latest, monotonic() + IMPATIENCE)
+        elif for_slot:
+            on_slow = partial(self._executor.runtime.failover.attend_while_connecting, for_slot[0].slot, pool)
         try:
-            lane = pool.wait_lane_for(False, latest, on_slow)
+            lane = pool.wait_lane_number(_LANE, latest, on_slow)
         except GvClusterError as error:
-            for submission in _drain(row):
-                self._go_on(submission, classify(own(error), submission.slot, pool.address), pool.address)
+            leaving, staying = parted(_drain(row))
+            if on_slow is not None:  # the node may have lost its slots, for which these did not come
+                row.extend(staying)
+                staying = []
+            for submission in leaving + staying:
+                met = classify(own(error), submission.slot, pool.address)
+                self._go_on(submission, self._judged(submission, met, pool.address), pool.address)
         else:
             for submission in _drain(row):
                 self._post(submission, lane, hurry=True)
@@ -149,7 +162,7 @@ class Submitter:
     def _wait_for_map(self, row: deque[Submission]) -> None:
         """Send all that wait for the first slot map to where they belong."""
         try:
-            self._executor.wait_for_first_map(max(each.deadline for each in row))
+            self._executor.attempts.wait_for_first_map(max(each.deadline for each in row))
         except TopologyUnavailable as error:
             self._no_map = error
             self._loop.sleep(_LOOK_AGAIN)
@@ -170,6 +183,12 @@ class Submitter:
         return own(self._no_map)
 
     # -- after the first attempt --------------------------------------------------------------------------------------
+
+    def _judged(self, submission: Submission, met: Outcome, asked: Address) -> Outcome:
+        """What was met, seen as of a read if it may be served by others."""
+        if not submission.may_read:
+            return met
+        return self._nodes.readers.judge(met, submission.request.call, asked, ())
 
     def _go_on(self, submission: Submission, met: Outcome, asked: Address) -> None:
         """After an error: the end, or a second attempt."""

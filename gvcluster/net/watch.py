@@ -39,11 +39,12 @@ class Watch:
     def start(self, after: float | None = None) -> None:
         """Look after so many seconds; by default when a call that begins now will be overdue."""
         after = after or self.patience
-        self.is_running = True
-        # The old timer goes on until the new one runs: a signal handler that raises must not leave us without any.
+        # The old timer goes on until the new one runs, and only one that runs is said to: a signal handler that raises
+        # must not leave us without any, nor with one that the next call takes to be at work.
         timer = self._loop.timer(after, again=max(after, SHORTEST))
         timer.start(self._on_timer, timer, update=True)
         old, self._timer = self._timer, timer
+        self.is_running = True
         self._loop.end(old)
 
     def stop(self) -> None:
