@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,10 +11,11 @@ from gevent.event import Event
 from gevent.hub import get_hub
 from gevent.monkey import get_original
 
-from gvcluster import Cluster
+from gvcluster import Cluster, testing
 from gvcluster.testing.answers import NOT_HANDLED
 from gvcluster.testing.fake import FakeCluster
 from gvcluster.testing.fake_connection import FakeConnection
+from gvcluster.testing.garnet import FakeGarnet
 
 
 @pytest.fixture
@@ -46,6 +46,32 @@ def cluster(make: Callable[..., Cluster]) -> Cluster:
     cluster = make()
     cluster.connect()
     return cluster
+
+
+@pytest.fixture
+def reads(make: Callable[..., Cluster]) -> Callable[..., Cluster]:
+    """Make a Cluster that reads by a policy, connected."""
+
+    def connected(read_from: str = "prefer_replica", **options: Any) -> Cluster:
+        cluster = make(read_from=read_from, **options)
+        cluster.connect()
+        return cluster
+
+    return connected
+
+
+@pytest.fixture
+def garnet() -> Iterator[FakeGarnet]:
+    """Three started Garnet primaries, each with a replica."""
+    with FakeGarnet(3, replicas=1) as fake:
+        yield fake
+
+
+@pytest.fixture
+def garnet_cluster(garnet: FakeGarnet, connect_to: Callable[..., Cluster]) -> Iterator[Cluster]:
+    """A ready Cluster of the Garnet nodes, to which it must not send READWRITE."""
+    yield connect_to(garnet)
+    assert [node.sent_readwrite for node in garnet.nodes] == [0] * 6
 
 
 @pytest.fixture
@@ -159,16 +185,6 @@ def distant_fake() -> Iterator[FakeCluster]:
 
 @pytest.fixture
 def black_hole() -> Iterator[tuple[str, int]]:
-    """An address that neither accepts nor refuses: its backlog is full."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        fillers = []
-        for _ in range(3):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-            fillers.append(filler)
-        yield listener.getsockname()
-        for filler in fillers:
-            filler.close()
+    """An address that neither accepts nor refuses."""
+    with testing.black_hole() as address:
+        yield address

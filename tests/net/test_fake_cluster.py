@@ -296,6 +296,20 @@ def test_a_stopped_node_refuses_and_comes_back_at_its_port_with_its_data(fake: F
         assert client.ask("GET", key) == b"v"
 
 
+def test_nobody_else_can_get_the_port_of_a_node_while_it_stops(fake: FakeCluster) -> None:
+    """The socket that listened keeps it: between closing that and binding another one, the port was anybody's."""
+    node = fake.nodes[0]
+    for _ in range(2):
+        assert node._listener is not None
+        listening = os.fstat(node._listener.fileno()).st_ino
+        node.stop()
+        assert os.fstat(node._reserved.fileno()).st_ino == listening
+        with pytest.raises(ConnectionRefusedError):
+            gevent.socket.create_connection(node.address, timeout=5)
+        node.start()
+        gevent.socket.create_connection(node.address, timeout=5).close()
+
+
 def test_connections_are_reset_or_closed_and_the_node_listens_on(fake: FakeCluster) -> None:
     node = fake.nodes[0]
     with client_of(node) as client:

@@ -1,19 +1,19 @@
 """A forked child lets go of the parent's connections and calls, which go on as if nothing had happened."""
 
-import json
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable
 from typing import Any
 
 import gevent
 import gevent.os
 import pytest
+from fake_multi import Multis
+from forking import FORKS, in_child, open_files
 from gevent.monkey import get_original
 
 from gvcluster import Cluster
-from gvcluster.errors import ClosedError, GvClusterError
+from gvcluster.errors import ClosedError, ConnectionLost, GvClusterError, TransactionAborted
 from gvcluster.testing import FakeCluster, FakeNode
 from gvcluster.testing.answers import NOT_HANDLED, NotHandled
 
@@ -21,35 +21,11 @@ from gvcluster.testing.answers import NOT_HANDLED, NotHandled
 # kernel that it shares with the parent: the fake nodes' thread would go deaf. tests/chaos/test_fork_live.py has libuv.
 pytestmark = pytest.mark.skipif("libuv" in repr(gevent.config.loop), reason="libuv: see tests/chaos/test_fork_live.py")
 
-FORKS = {"os.fork": get_original("os", "fork"), "gevent.os.fork": gevent.os.fork_gevent}
-
 
 @pytest.fixture(params=sorted(FORKS))
 def fork(request: pytest.FixtureRequest) -> Callable[[], int]:
     """The ways to fork."""
     return FORKS[request.param]
-
-
-def in_child(fork: Callable[[], int], run: Callable[[], object]) -> Any:
-    """What `run` returns in a child. The hub of the parent stands still meanwhile."""
-    reading, writing = os.pipe()
-    pid = fork()
-    if pid == 0:
-        try:
-            os.write(writing, json.dumps(run()).encode())
-        except BaseException as error:
-            os.write(writing, json.dumps(repr(error)).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    try:
-        readable = get_original("select", "select")([reading], [], [], 20)[0]
-        if not readable:
-            os.kill(pid, signal.SIGKILL)
-        return json.loads(os.read(reading, 65536))
-    finally:
-        os.close(reading)
-        get_original("os", "waitpid")(pid, 0)
 
 
 def silent(_node: FakeNode, _connection: object, _args: list[bytes]) -> None:
@@ -59,6 +35,15 @@ def silent(_node: FakeNode, _connection: object, _args: list[bytes]) -> None:
 def received(fake: FakeCluster) -> int:
     """How many commands all nodes have received."""
     return sum(len(node.received) for node in fake.nodes)
+
+
+def received_for_good(fake: FakeCluster) -> int:
+    """The same, once all that was sent has arrived: this hub stands still meanwhile, and sends nothing more."""
+    sleep, count, quiet = get_original("time", "sleep"), received(fake), 0
+    while quiet < 10:
+        sleep(0.01)
+        quiet, count = (quiet + 1 if received(fake) == count else 0), received(fake)
+    return count
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -72,17 +57,6 @@ def client_sockets(cluster: Cluster) -> set[str]:
     """The sockets of a cluster's lanes in this hub, as /proc names them."""
     pools = cluster._executor_here().runtime.nodes.pools.values()
     return {os.readlink(f"/proc/self/fd/{pool.lane.peer.socket.fileno()}") for pool in pools if pool.lane is not None}
-
-
-def open_files() -> set[str]:
-    """All that this process has open, as /proc names it."""
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.add(os.readlink(f"/proc/self/fd/{fd}"))
-        except OSError:
-            pass  # that of the listing itself
-    return found
 
 
 def test_the_child_knows_the_slot_map_and_opens_connections_of_its_own(distant_fake, fork):
@@ -105,6 +79,48 @@ def test_the_child_knows_the_slot_map_and_opens_connections_of_its_own(distant_f
         assert len(set(gets)) == 3
         assert [len(node.commands("CLUSTER SLOTS")) for node in fake.nodes] == maps
         assert cluster.statistics().nodes[0].opened == 1
+
+
+def test_a_child_does_not_commit_what_the_parent_watches(distant_fake, fork):
+    fake = distant_fake
+    Multis(fake)
+    key = fake.key_at(fake.nodes[0])
+
+    def refusal(call: Callable[[], object]) -> str | None:
+        try:
+            call()
+        except GvClusterError as error:
+            return type(error).__name__
+        return None
+
+    with Cluster(fake.seeds) as cluster, cluster.transaction(key) as tx:
+        tx.append("SET", key, 1)
+
+        def child() -> object:
+            told = [refusal(tx.commit), refusal(lambda: tx.execute("GET", key))]
+            tx.discard()
+            tx.append("SET", key, 2)
+            told.append(str(tx.commit()))
+            cluster.close()
+            return told
+
+        assert in_child(fork, child) == ["ConfigError", "ConfigError", "[b'OK']"]
+        with pytest.raises(TransactionAborted):  # the child has changed it
+            tx.commit()
+
+
+def test_a_child_receives_no_reply_to_what_the_parent_has_sent(distant_fake, fork):
+    with Cluster(distant_fake.seeds) as cluster, cluster.connection(distant_fake.nodes[0].address) as connection:
+        connection.send("PING")
+
+        def child() -> object:
+            with pytest.raises(ConnectionLost) as caught:
+                connection.receive()
+            cluster.close()
+            return caught.value.maybe_executed
+
+        assert in_child(fork, child) is True
+        assert connection.receive() == b"PONG"
 
 
 def test_a_child_of_a_child_works_as_well(distant_fake, fork):
@@ -146,6 +162,35 @@ def test_a_child_of_multiprocessing_works_and_the_parent_goes_on(distant_fake):
         writing.close()
 
 
+def test_what_is_lent_idle_or_waited_for_is_the_parents_alone(distant_fake, fork):
+    fake, lost = distant_fake, []
+    address = fake.nodes[0].address
+    options = {"max_connections": 2, "max_idle_time": 0.2, "on_disconnect": lambda _, error: lost.append(error)}
+    with Cluster(fake.seeds, **options) as cluster:
+        mine = cluster.connection(address)
+        with cluster.connection(address) as idle:
+            idle.execute("ECHO", "x")
+        waiting = gevent.spawn(lambda: [cluster.connection(address) for _ in range(2)])
+        wait_for(lambda: cluster.statistics().exclusive.pending_requests == 1)
+
+        def child() -> object:
+            gevent.sleep(0.4)  # longer than the copied clock of the idle ones
+            with cluster.connection(address) as own:
+                value = own.execute("ECHO", "x").decode()
+            with pytest.raises(ConnectionLost):
+                mine.execute("ECHO", "x")
+            mine.close()
+            return value, len(lost), waiting.ready(), cluster.statistics().exclusive.created
+
+        assert in_child(fork, child) == ["x", 0, False, 1]
+        assert mine.execute("ECHO", "mine") == b"mine"
+        with mine:
+            pass
+        for connection in waiting.get(timeout=5):
+            assert connection.execute("ECHO", "y") == b"y"
+            connection.close()
+
+
 def test_a_cluster_that_was_closed_in_the_child_is_open_in_the_parent(distant_fake, fork):
     with Cluster(distant_fake.seeds) as cluster:
         cluster.execute("SET", "k", 1)
@@ -159,6 +204,32 @@ def test_a_cluster_that_was_closed_in_the_child_is_open_in_the_parent(distant_fa
         assert in_child(fork, child) == "closed"
         assert cluster.execute("GET", "k") == b"1"
         assert cluster.statistics().nodes[0].opened <= 1
+
+
+def test_subscriptions_are_dead_in_the_child_and_live_on_in_the_parent(distant_fake, fork):
+    taken: list[Any] = []
+    with Cluster(distant_fake.seeds) as cluster, cluster.pubsub(ping_interval=0.02) as pubsub:
+        pubsub.subscribe("a")
+        consumer = gevent.spawn(lambda: taken.extend(pubsub))
+        gevent.sleep(0.05)
+
+        def child() -> object:
+            for method in (pubsub.get, pubsub.unsubscribe, lambda: pubsub.subscribe("b"), lambda: next(pubsub)):
+                with pytest.raises(ClosedError, match="parent"):
+                    method()
+            gevent.sleep(0.1)
+            pubsub.close()
+            return [len(taken), consumer.ready(), cluster.execute("EXISTS", "k")]
+
+        assert in_child(fork, child) == [0, False, 0]
+        (node,) = (node for node in distant_fake.nodes if node.commands("SUBSCRIBE"))
+        assert [args[1:] for args in node.commands("SUBSCRIBE")] == [[b"a"]]
+        assert not pubsub.closed
+        assert not node.commands("UNSUBSCRIBE")
+        begun = len(node.commands("PING"))
+        wait_for(lambda: len(node.commands("PING")) > begun + 2)
+    consumer.join(2)
+    assert taken == []
 
 
 def test_whoever_forks_in_the_midst_of_the_replies_of_others_wakes_nobody_in_the_child(distant_fake, fork):
@@ -194,6 +265,17 @@ def test_whoever_forks_in_the_midst_of_the_replies_of_others_wakes_nobody_in_the
 # -- where a greenlet may wait when the fork copies it -----------------------------------------------------------------
 
 
+def again_until(condition: Callable[[], object], call: Callable[..., None], *command: Any) -> None:
+    """Have a greenlet call until something is so: on a busy machine one call's time may be over before."""
+
+    def run() -> None:
+        while not condition():
+            call(*command)
+
+    gevent.spawn(run)
+    wait_for(condition)
+
+
 def while_connecting(fake: FakeCluster, call: Callable[..., None]) -> None:
     """The handshake is under way, and no slot map is known."""
     for node in fake.nodes:
@@ -206,37 +288,33 @@ def while_waiting_for_the_first_map(fake: FakeCluster, call: Callable[..., None]
     """The first slot map has been asked for."""
     for node in fake.nodes:
         node.on("CLUSTER SLOTS", silent)
-    gevent.spawn(call, "GET", "k")
-    wait_for(lambda: any(node.commands("CLUSTER SLOTS") for node in fake.nodes))
+    again_until(lambda: any(node.commands("CLUSTER SLOTS") for node in fake.nodes), call, "GET", "k")
 
 
 def while_backing_off(fake: FakeCluster, call: Callable[..., None]) -> None:
     """A call waits before it tries again."""
     fake.nodes[0].on("GET", b"-TRYAGAIN not now\r\n")
-    gevent.spawn(call, "GET", fake.key_at(fake.nodes[0]))
-    wait_for(lambda: len(fake.nodes[0].commands("GET")) > 3)
+    again_until(lambda: len(fake.nodes[0].commands("GET")) > 3, call, "GET", fake.key_at(fake.nodes[0]))
 
 
 def while_waiting_for_news(fake: FakeCluster, call: Callable[..., None]) -> None:
     """The call waits for another map, the refresher for the next fetch."""
     for node in fake.nodes:
         node.on("GET", b"-CLUSTERDOWN Hash slot not served\r\n")
-    gevent.spawn(call, "GET", fake.key_at(fake.nodes[0]))
-    wait_for(lambda: len(fake.nodes[0].commands("GET")) > 2)
+    again_until(lambda: len(fake.nodes[0].commands("GET")) > 2, call, "GET", fake.key_at(fake.nodes[0]))
 
 
 def while_blocking(fake: FakeCluster, call: Callable[..., None]) -> None:
     """A blocking command waits on a connection of its own."""
     fake.nodes[0].on("BLPOP", silent)
-    gevent.spawn(call, "BLPOP", fake.key_at(fake.nodes[0]), 0)
-    wait_for(lambda: fake.nodes[0].commands("BLPOP"))
+    again_until(lambda: fake.nodes[0].commands("BLPOP"), call, "BLPOP", fake.key_at(fake.nodes[0]), 0)
 
 
 def while_a_timeout_of_the_user_runs(fake: FakeCluster, call: Callable[..., None]) -> None:
     """The gevent.Timeout is copied, too."""
 
     def within() -> None:
-        with gevent.Timeout(0.05, False):
+        with gevent.Timeout(0.15, False):
             call("GET", fake.key_at(fake.nodes[0]))
 
     fake.nodes[0].on("GET", silent)
@@ -247,7 +325,7 @@ def while_a_timeout_of_the_user_runs(fake: FakeCluster, call: Callable[..., None
 def while_the_deadline_is_near(fake: FakeCluster, call: Callable[..., None]) -> None:
     """The call's own timer is copied, too."""
     fake.nodes[0].on("GET", silent)
-    gevent.spawn(call, "GET", fake.key_at(fake.nodes[0]), timeout=0.05)
+    gevent.spawn(call, "GET", fake.key_at(fake.nodes[0]), timeout=0.15)
     wait_for(lambda: fake.nodes[0].commands("GET"))
 
 
@@ -313,9 +391,9 @@ def test_copied_greenlets_send_nothing_and_run_no_user_code(distant_fake, fork, 
     call = UserCode(cluster)
     try:
         if middle not in (while_connecting, while_waiting_for_the_first_map):
-            cluster.connect()
+            cluster.connect(timeout=20)
         middle(fake, call)
-        before = received(fake)
+        before = received_for_good(fake)
 
         def child() -> object:
             told.clear()
@@ -324,7 +402,7 @@ def test_copied_greenlets_send_nothing_and_run_no_user_code(distant_fake, fork, 
             return [told, call.ran]
 
         assert in_child(fork, child) == [[], []]
-        assert received(fake) == before
+        assert received_for_good(fake) == before
         if middle is not just_spawned:
             wait_for(lambda: call.ran or middle is while_blocking)
     finally:
@@ -412,7 +490,8 @@ def test_submitted_commands_and_pipelines_under_way_are_the_parents_alone(distan
         def child() -> object:
             gevent.sleep(0.4)  # every copied timer goes off meanwhile
             copies, new = [list(told), executing.ready()], []
-            cluster.submit("ECHO", "x", callback=lambda reply, error: new.append(reply.decode()))
+            patient = {"timeout": 20, "command_timeout": 20}
+            cluster.submit("ECHO", "x", callback=lambda reply, error: new.append(reply.decode()), **patient)
             cluster.disconnect()
             try:
                 pending.get()

@@ -10,7 +10,7 @@ import pytest
 
 import gvcluster
 from gvcluster.core.slots import hash_slot
-from gvcluster.errors import ConnectionLost, GvClusterError, ProtocolError, ReplyError, RetriesExhausted
+from gvcluster.errors import ConfigError, ConnectionLost, GvClusterError, ProtocolError, ReplyError, RetriesExhausted
 from gvcluster.testing import FakeCluster, FakeNode
 from gvcluster.testing.answers import Answer, Pieces
 from gvcluster.testing.fake_connection import FakeConnection
@@ -59,7 +59,7 @@ def others(fake: FakeCluster, node: FakeNode) -> list[FakeNode]:
         f" {'9' * 10_000} 127.0.0.1:1",
     ],
 )
-def test_a_redirect_that_makes_no_sense_is_the_callers_error(
+def test_f60_a_redirect_that_makes_no_sense_is_the_callers_error(
     fake: FakeCluster, protocol: int, word: str, rest: str
 ) -> None:
     owner = owner_of(fake)
@@ -105,7 +105,7 @@ def test_an_empty_host_is_the_host_that_answered(fake: FakeCluster, protocol: in
 
 
 @pytest.mark.parametrize("word", ["MOVED", "ASK"])
-def test_two_nodes_that_name_each_other_cost_no_more_than_max_redirects(
+def test_f60_two_nodes_that_name_each_other_cost_no_more_than_max_redirects(
     fake: FakeCluster, protocol: int, word: str
 ) -> None:
     owner = owner_of(fake)
@@ -245,7 +245,9 @@ def test_an_error_reply_is_one_calls_own(fake: FakeCluster, protocol: int) -> No
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
     ],
 )
-def test_what_is_no_reply_ends_the_connection_and_reaches_nobody(fake: FakeCluster, protocol: int, odd: bytes) -> None:
+def test_f59_what_is_no_reply_ends_the_connection_and_reaches_nobody(
+    fake: FakeCluster, protocol: int, odd: bytes
+) -> None:
     owner = owner_of(fake)
     with client_of(fake, protocol) as cluster:
         first, *rest = three_in_flight(cluster, owner, odd)
@@ -272,7 +274,9 @@ def test_a_reply_that_nobody_asked_for_ends_the_connection(fake: FakeCluster, pr
 # -- too much ---------------------------------------------------------------------------------------------------------
 
 
-def test_ten_thousand_pushes_between_replies_are_no_reply_and_starve_nobody(fake: FakeCluster, protocol: int) -> None:
+def test_f63_ten_thousand_pushes_between_replies_are_no_reply_and_starve_nobody(
+    fake: FakeCluster, protocol: int
+) -> None:
     owner = owner_of(fake)
     turns = 0
 
@@ -292,13 +296,13 @@ def test_ten_thousand_pushes_between_replies_are_no_reply_and_starve_nobody(fake
     assert turns > 10  # 700 kB come in more than ten reads, and between two of them others have their say
 
 
-def test_a_reply_above_the_limit_ends_the_connection(fake: FakeCluster, protocol: int) -> None:
+def test_f58_a_reply_above_the_limit_ends_the_connection(fake: FakeCluster, protocol: int) -> None:
     owner = owner_of(fake)
     with client_of(fake, protocol, max_reply_bytes=1_000_000) as cluster:
         owner.on("GET", b"$800000\r\n" + bytes(800_000) + b"\r\n")
         assert cluster.execute("GET", KEY) == bytes(800_000)
         assert cluster.execute("GET", KEY) == bytes(800_000)  # it is counted for each anew
-        for endless in (b"$8000000000\r\n" + bytes(2_000_000), b"*1000000\r\n" + b":1\r\n" * 500_000):
+        for endless in (b"$8000000000\r\n" + bytes(2_000_000), b"*100000\r\n" + b"(12345678901234567890\r\n" * 80_000):
             owner.on("GET", endless)
             with pytest.raises(ConnectionLost, match="a reply of more than 1,000,000 bytes: see the option") as caught:
                 cluster.execute("GET", KEY, retry="never")
@@ -315,7 +319,7 @@ def test_many_replies_in_one_go_are_not_one_reply(fake: FakeCluster, protocol: i
 
 
 @pytest.mark.parametrize("start", [b"+", b"-", b":", b"*2\r\n+", b"$"])
-def test_a_line_without_an_end_ends_the_connection(fake: FakeCluster, protocol: int, start: bytes) -> None:
+def test_f57_a_line_without_an_end_ends_the_connection(fake: FakeCluster, protocol: int, start: bytes) -> None:
     owner = owner_of(fake)
     with client_of(fake, protocol) as cluster:
         owner.on("GET", start + b"1" * (12 * 2**20))
@@ -330,7 +334,7 @@ def test_a_long_string_without_a_newline_is_no_line(fake: FakeCluster, protocol:
         assert cluster.execute("GET", KEY) == value
 
 
-def test_a_string_longer_than_any_is_waited_for_no_longer_than_the_call(fake: FakeCluster, protocol: int) -> None:
+def test_f58_a_string_longer_than_any_is_waited_for_no_longer_than_the_call(fake: FakeCluster, protocol: int) -> None:
     owner = owner_of(fake)
     with client_of(fake, protocol, command_timeout=0.2) as cluster:
         owner.on("GET", b"$8589934592\r\n")
@@ -347,10 +351,74 @@ def test_a_reply_in_pieces_is_put_together(fake: FakeCluster, protocol: int, siz
         assert cluster.execute("GET", KEY) == [b"a\r\n", 12, b"x"]
 
 
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [
+        (b"*1073741823\r\n", "an array of 1,073,741,823 elements"),
+        (b"~2000000000\r\n", "a set of 2,000,000,000 elements"),
+        (b">1000000000\r\n", "a push of 1,000,000,000 elements"),
+        (b"*2\r\n:1\r\n*1073741823\r\n", "an array of 1,073,741,823 elements"),
+        (b"*60000000\r\n*60000000\r\n", r"an array of 60,000,000 elements \(120,000,000 in all\)"),
+        (b"|1\r\n+k\r\n*1073741823\r\n", "an array of 1,073,741,823 elements"),
+    ],
+)
+def test_f56_a_header_that_announces_gigabytes_ends_the_connection_before_there_is_room_for_them(
+    fake: FakeCluster, protocol: int, header: bytes, named: str
+) -> None:
+    owner = owner_of(fake)
+    with client_of(fake, protocol) as cluster:
+        owner.on("GET", header)
+        with pytest.raises(ConnectionLost, match=f"sent the header of {named}") as caught:
+            cluster.execute("GET", KEY, retry="never")
+        assert isinstance(caught.value.__cause__, ProtocolError)
+        assert caught.value.maybe_executed
+        owner.on("GET", b"$1\r\n1\r\n")
+        assert cluster.execute("GET", KEY) == b"1"
+
+
+def test_f56_replies_before_the_header_reach_their_calls(fake: FakeCluster, protocol: int) -> None:
+    with client_of(fake, protocol) as cluster:
+        first, *rest = three_in_flight(cluster, owner_of(fake), b"*1073741823\r\n")
+    assert first == b"first"
+    assert [type(error) for error in rest] == [ConnectionLost] * 2
+
+
+def test_f56_a_value_that_holds_such_headers_is_a_value(fake: FakeCluster, protocol: int) -> None:
+    value = b"\n*1073741823\r\n>1000000000\r\n|1\r\n" * 3000
+    reply = b"$%d\r\n%b\r\n" % (len(value), value)
+    with client_of(fake, protocol) as cluster:
+        assert three_in_flight(cluster, owner_of(fake), reply) == [b"first", value, b"third"]
+
+
+def test_f63_attributes_without_an_end_end_the_connection_and_many_short_ones_do_not(
+    fake: FakeCluster, protocol: int
+) -> None:
+    owner = owner_of(fake)
+    with client_of(fake, protocol) as cluster:
+        flood = b"|1\r\n+key-popularity\r\n*2\r\n:1\r\n,0.5\r\n" * 2000
+        assert three_in_flight(cluster, owner, flood + b"+OK\r\n" + flood) == [b"first", b"OK", b"third"]
+        owner.on("GET", b"|1000\r\n" + b"+aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n" * 10_000)
+        with pytest.raises(ConnectionLost, match="an attribute of more than 65,536 bytes"):
+            cluster.execute("GET", KEY, retry="never")
+
+
+@pytest.mark.parametrize("args", [(), ("",), (b"",)])
+def test_f64_an_empty_command_is_refused_before_a_byte_is_sent(
+    fake: FakeCluster, protocol: int, args: tuple[Any, ...]
+) -> None:
+    with client_of(fake, protocol) as cluster:
+        cluster.connect()
+        sent = [len(node.received) for node in fake.nodes]
+        for call in (cluster.execute, cluster.submit):
+            with pytest.raises((ConfigError, TypeError)):
+                call(*args)
+        assert [len(node.received) for node in fake.nodes] == sent
+
+
 # -- error texts ------------------------------------------------------------------------------------------------------
 
 
-def test_an_error_text_is_fit_for_a_log_and_kept_as_it_is_in_message(fake: FakeCluster, protocol: int) -> None:
+def test_f65_an_error_text_is_fit_for_a_log_and_kept_as_it_is_in_message(fake: FakeCluster, protocol: int) -> None:
     text = "ERR \x1b[2J\x07\x00 café " + "x" * 5000
     with client_of(fake, protocol) as cluster:
         owner_of(fake).on("GET", b"-" + text.encode() + b"\r\n")

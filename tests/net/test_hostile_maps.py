@@ -79,7 +79,7 @@ def useless_map(name: str, protocol: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", USELESS)
-def test_a_useless_map_leaves_the_old_one_in_place(
+def test_f62_a_useless_map_leaves_the_old_one_in_place(
     fake: FakeCluster, cluster: gvcluster.Cluster, protocol: int, name: str
 ) -> None:
     version, nodes = cluster.route_version, set(cluster.primaries())

@@ -13,10 +13,10 @@ from gvcluster.errors import (
     ClosedError,
     ConfigError,
     CrossSlot,
-    NoKey,
     ProtocolError,
     RetriesExhausted,
     StatefulCommand,
+    TopologyUnavailable,
     UnknownCommand,
 )
 from gvcluster.testing.answers import NOT_HANDLED, Close, encode_reply
@@ -157,8 +157,7 @@ def test_an_unlisted_subcommand_is_looked_up_with_its_container(fake, server, cl
 def test_a_command_for_many_nodes_and_one_without_keys(fake, server, cluster):
     server.entries["MY.SIZE"] = entry("my.size", 1, tips=["request_policy:all_shards"])
     server.entries["MY.PING"] = entry("my.ping", 1)
-    with pytest.raises(NoKey, match=r"MY\.SIZE concerns several nodes"):
-        cluster.execute("MY.SIZE")
+    assert cluster.execute("MY.SIZE") == {node.address: node.index for node in fake.nodes}
     assert cluster.execute("MY.SIZE", node=fake.nodes[2].address) == 2
     assert cluster.execute("MY.PING") in (0, 1, 2)
 
@@ -318,6 +317,20 @@ def test_closing_ends_an_inquiry_that_waits_for_the_first_map(fake, make):
     cluster.close()
     with pytest.raises(ClosedError):
         caller.get(timeout=5)
+
+
+def test_who_may_wait_longer_for_the_first_map_than_the_first_who_asked_gets_the_answer(fake, known, make):
+    asked, held = Event(), [True]
+    for node in fake.nodes:
+        node.on("CLUSTER", lambda *_: asked.set() if held else NOT_HANDLED)
+    cluster = make()
+    first = gevent.spawn(cluster.execute, "MY.GET", "k", timeout=0.5)
+    assert asked.wait(10)
+    patient = gevent.spawn(cluster.execute, "MY.GET", fake.key_at(fake.nodes[1]), timeout=20)
+    with pytest.raises((RetriesExhausted, TopologyUnavailable)):
+        first.get(timeout=10)
+    held.clear()
+    assert patient.get(timeout=15) == 1
 
 
 def test_an_unlisted_command_may_be_the_first_one(fake, known, make):

@@ -132,6 +132,23 @@ def test_one_greenlet_keeps_to_one_lane(held, open_lanes, purposes, lanes):
     assert cluster.statistics().nodes[0].connections == lanes
 
 
+def test_a_pipeline_goes_by_the_lane_of_who_executes_it_though_others_open_it_and_send_again(held, open_lanes):
+    cluster = open_lanes(lanes=4)
+
+    def ask(name: str) -> None:
+        held.node.on("DEL", b"-TRYAGAIN not yet\r\n", times=1)
+        with cluster.pipeline(retry="safe") as pipe:
+            pipe.append("DEL", name)
+            pipe.execute(raise_errors=True)
+        cluster.execute("GET", name)
+
+    for number in range(10):
+        cluster.close_idle()
+        gevent.spawn(ask, f"k{number}").get(timeout=10)
+        ways = [each.connection for each in held.node.received if each.args[1:2] == [b"k%d" % number]]
+        assert (len(ways), len(set(ways))) == (3, 1)
+
+
 @pytest.mark.parametrize("options", [{"lanes": 1}, {"lanes": 3}])
 def test_close_idle_closes_the_lanes_on_which_nothing_is_in_flight(held, connect, options):
     cluster = connect(**options)
@@ -158,7 +175,7 @@ def test_disconnect_lets_end_what_is_under_way_on_every_lane(held, connect):
     assert not ended.ready()
     held.answer(1)
     assert sorted(ends(*calls)) == [b"a", b"b"]
-    ended.get(timeout=2)
+    ended.get(timeout=10)
     held.node.wait_until(lambda: held.node.connections.open == 0)
 
 
@@ -353,3 +370,13 @@ def test_a_block_of_a_pipeline_with_a_large_command_in_it_goes_by_the_large_lane
     assert first != second
     assert over(node, b"SET", b"b") + over(node, b"GET", b"d") == [second] * 2
     assert over(node, b"GET", b"e") == [first]
+
+
+def test_of_several_lanes_all_submitted_commands_take_the_same_one(held, open_lanes):
+    cluster = open_lanes(lanes=4)
+    others = []
+    for number in range(30):
+        assert cluster.submit("SET", "k", number).get(timeout=5) == b"k"
+        others.append(gevent.spawn(gevent.sleep, 60))  # where a greenlet was that has ended
+    gevent.killall(others)
+    assert len(set(over(held.node, b"SET"))) == 1

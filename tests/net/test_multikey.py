@@ -88,6 +88,35 @@ def test_a_lost_part_of_a_write_may_have_run(fake, cluster):
     assert len(fake.nodes[2].commands("MSET")) == 1
 
 
+@pytest.mark.parametrize(("write", "command"), [(True, "MSET"), (False, "MGET")])
+def test_parts_of_a_write_that_have_run_are_told_even_if_the_others_have_not(fake, cluster, write, command):
+    keys = [fake.key_at(node) for node in fake.nodes]
+    fake.nodes[1].on(command, b"-OOM command not allowed\r\n")
+    with pytest.raises(PartialFailure) as caught:
+        cluster.mset(dict.fromkeys(keys, "v")) if write else cluster.mget(keys)
+    assert not caught.value.results[1].maybe_executed
+    assert caught.value.maybe_executed is write
+
+
+def test_a_write_that_has_run_nowhere_is_told(fake, cluster):
+    for node in fake.nodes:
+        node.on("MSET", b"-OOM command not allowed\r\n")
+    with pytest.raises(PartialFailure) as caught:
+        cluster.mset({fake.key_at(node): "v" for node in fake.nodes})
+    assert not caught.value.maybe_executed
+
+
+class Name(str):
+    """A str and more, as many libraries have them."""
+
+
+def test_keys_and_values_of_subclasses_are_what_they_are(fake, cluster):
+    keys = [Name(fake.key_at(node, "é")) for node in fake.nodes]
+    cluster.mset({key: Name("ä") for key in keys})
+    assert data_of(fake) == {key.encode(): "ä".encode() for key in keys}
+    assert cluster.mget(keys) == ["ä".encode()] * 3
+
+
 def test_where_all_keys_are_in_one_slot_its_error_is_raised_as_it_is(fake, cluster):
     fake.nodes[0].on("MGET", b"-WRONGTYPE no\r\n")
     key = fake.key_at(fake.nodes[0])

@@ -11,6 +11,8 @@ import pytest
 
 import gvcluster
 
+pytestmark = pytest.mark.unaffected_by("patched")
+
 # Runs in an interpreter of its own. Everything that gvcluster imports is imported first, so that only what gvcluster
 # does itself is counted; a lock has no other trace than the call that makes it, and counts for the file that calls.
 SCRIPT = """

@@ -146,8 +146,10 @@ def test_the_commands_for_a_node_are_one_write_that_nobody_gets_into(fake, make)
 
     others = [gevent.spawn(interfere) for _ in range(5)]
     for _ in range(5):
-        gevent.sleep(0.002)
         node.received.clear()
+        with gevent.Timeout(5):
+            while len(node.work()) < 10:  # the others are at it
+                gevent.sleep(0.001)
         pipe = cluster.pipeline()
         for number in range(200):
             pipe.append("SET", key, number)

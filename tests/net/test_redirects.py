@@ -184,7 +184,7 @@ def test_a_moved_pingpong_ends_with_the_deadline(fake, make):
     began = monotonic()
     with pytest.raises(RetriesExhausted) as caught:
         cluster.execute("SET", key, "v", timeout=0.2)
-    assert 0.15 < monotonic() - began < 1
+    assert 0.15 < monotonic() - began < 5
     assert not caught.value.maybe_executed
     assert 4 <= sum(works(fake)) <= 10  # the waits double
 

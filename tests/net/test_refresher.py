@@ -189,7 +189,7 @@ def test_who_comes_while_the_first_map_is_on_its_way_does_not_wait_for_another(f
 
 
 @pytest.mark.parametrize("kind", ["MOVED", "CLUSTERDOWN"])
-def test_a_crowd_that_is_refused_causes_few_fetches_one_after_another(fake, make, maps, kind):
+def test_f55_a_crowd_that_is_refused_causes_few_fetches_one_after_another(fake, make, maps, kind):
     old, new = fake.nodes[0], fake.nodes[1]
     keys = [f"{{{fake.key_at(old)}}}{n}" for n in range(200)]
     cluster = make()
@@ -512,6 +512,27 @@ def test_nodes_begins_again_when_the_set_of_primaries_changes_and_ends(make):
         one, two, heir, _ = (node.address for node in fake.nodes)
         assert visited[:2] == [one, two]
         assert sorted(visited[2:]) == sorted([heir, two])
+
+
+def test_two_shards_that_failed_over_and_back_are_known_as_they_are_before_long(connect_to):
+    with FakeCluster(nodes=2, replicas=1) as fake:
+        came = Event()
+        cluster = connect_to(fake, on_event=lambda _: came.set())
+
+        def wait_for(*primaries: FakeNode) -> None:
+            with gevent.Timeout(20):
+                while {node.address for node in cluster.primaries()} != {node.address for node in primaries}:
+                    came.clear()
+                    came.wait()
+
+        for replica in (2, 3):
+            fake.promote(replica)
+        cluster.refresh()
+        wait_for(*fake.nodes[2:])
+        for former in (0, 1):
+            fake.promote(former)
+        cluster.refresh()
+        wait_for(*fake.nodes[:2])
 
 
 def test_nodes_gives_up_when_the_primaries_never_stay_the_same(fake, make):

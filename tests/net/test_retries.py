@@ -1,6 +1,5 @@
 """What is repeated, what is not, and that one deadline covers it all."""
 
-import random
 from collections.abc import Callable
 from itertools import pairwise
 from time import monotonic
@@ -8,6 +7,7 @@ from typing import Any
 
 import gevent
 import pytest
+from calls import Steady
 from gevent.event import Event
 
 from gvcluster import (
@@ -27,13 +27,6 @@ from gvcluster.testing.fake_connection import FakeConnection
 
 # libuv counts in milliseconds, and its timers go off too early by up to two of them.
 LIBUV = 0.002
-
-
-class Steady(random.Random):
-    """No jitter: the waits are 10, 20, 40, 80 … ms."""
-
-    def random(self) -> float:
-        return 0.999
 
 
 # What a server says that may take the command later; True where a fresh slot map may help.
@@ -94,13 +87,13 @@ def test_a_refusal_that_does_not_end_is_told_with_all_attempts(fake, make, text,
     node.on("SET", lambda *_: asked.append(monotonic()) or refusal(text))
     began = monotonic()
     with pytest.raises(RetriesExhausted) as caught:
-        cluster.execute("SET", fake.key_at(node), "v", timeout=0.11)
-    assert 0.09 < monotonic() - began < 1
+        cluster.execute("SET", fake.key_at(node), "v", timeout=0.8)
+    assert 0.7 < monotonic() - began < 5
     assert not caught.value.maybe_executed
     assert caught.value.__cause__ is caught.value.attempts[-1]
     assert [str(each) for each in caught.value.attempts] == [text] * len(asked)
     gaps = [later - earlier for earlier, later in pairwise(asked)]
-    assert 2 <= len(gaps) <= 3
+    assert 3 <= len(gaps) <= 6
     assert all(gap >= 0.009 * 2**n - LIBUV for n, gap in enumerate(gaps))
 
 
@@ -153,9 +146,11 @@ def test_any_other_error_is_the_callers_at_once(fake, cluster, text):
     assert maps_told(fake) == 1
 
 
-def test_a_new_map_ends_the_wait_of_those_who_were_refused(fake, make):
+def test_a_new_map_ends_the_wait_of_those_who_were_refused(fake, make, monkeypatch):
+    for name in ("SHORTEST_WAIT", "LONGEST_WAIT"):
+        monkeypatch.setattr(f"gvcluster.core.retry.{name}", 60.0)
     old, new, _ = fake.nodes
-    cluster = make()
+    cluster = make(timeout=100)
     key = fake.key_at(old)
     cluster.connect()
     old.on("SET", refusal("READONLY You can't write against a read only replica."))
@@ -163,7 +158,7 @@ def test_a_new_map_ends_the_wait_of_those_who_were_refused(fake, make):
     began = monotonic()
     assert cluster.execute("SET", key, "v") == b"OK"
     assert len(new.commands("SET")) == 1
-    assert monotonic() - began < 1
+    assert monotonic() - began < 20
     assert cluster.route_version == 2
 
 
@@ -256,7 +251,7 @@ def test_an_overdue_write_is_not_repeated_and_a_fresh_map_is_asked_for(fake, clu
 
 
 def test_a_silent_node_is_lost_and_a_read_goes_on_over_a_new_connection(fake, make):
-    node, cluster = fake.nodes[0], make(command_timeout=0.1)
+    node, cluster = fake.nodes[0], make(command_timeout=1)
     key = fake.key_at(node)
     cluster.execute("GET", key)
 
@@ -267,7 +262,9 @@ def test_a_silent_node_is_lost_and_a_read_goes_on_over_a_new_connection(fake, ma
     node.on("GET", no_more, times=1)
     assert cluster.execute("GET", key) is None
     node.wait_until(lambda: node.connections == (2, 1))
-    assert [number for number, args in node.received if args[0] == b"GET"] == [1, 1, 2]
+    asked = [number for number, args in node.received if args[0] == b"GET"]
+    # libuv's timers go off early: the node has not been silent for quite as long as it may be, and is asked once more.
+    assert asked == [1, 1, 2] or (LIBUV and asked == [1, 1, 1, 2])
 
 
 # -- refused connections and unserved slots ----------------------------------------------------------------------------
@@ -298,7 +295,7 @@ def test_a_dead_node_that_nobody_replaces_is_told_in_time(fake, make):
     cluster = make(on_connect=lambda connection, error: refused.append(connection) if error else None)
     cluster.connect()
     fake.nodes[0].stop()
-    with pytest.raises(GvClusterError) as caught, gevent.Timeout(1):
+    with pytest.raises(GvClusterError) as caught, gevent.Timeout(5):
         cluster.execute("SET", fake.key_at(fake.nodes[0]), "v", timeout=0.2)
     assert not caught.value.maybe_executed
     assert {type(each) for each in met(caught.value)} == {ConnectFailed}
@@ -383,12 +380,12 @@ def heal(fake: FakeCluster) -> None:
 @pytest.mark.parametrize("phase", [phase for phase in PHASES if "block" not in phase])
 @pytest.mark.parametrize("of_the_call", [True, False])
 def test_the_timeout_ends_the_call_in_every_phase(fake, make, phase, of_the_call):
-    configured, given = ({}, {"timeout": 0.1}) if of_the_call else ({"timeout": 0.1}, {})
-    _, cluster, args = begin(phase, fake, make, **configured)
+    configured, given = ({"timeout": 60}, {"timeout": 0.1}) if of_the_call else ({"timeout": 0.1}, {})
+    _, cluster, args = begin(phase, fake, make, connect_timeout=60, command_timeout=60, **configured)
     began = monotonic()
     with pytest.raises(GvClusterError) as caught:
         cluster.execute(*args, **given)
-    assert 0.05 < monotonic() - began < 0.6
+    assert 0.05 < monotonic() - began < 10
     assert caught.value.maybe_executed == (phase == "the reply")
     heal(fake)
     assert cluster.execute("GET", fake.key_at(fake.nodes[0]), timeout=5) is None
@@ -403,7 +400,9 @@ def test_a_timeout_of_the_user_passes_through_every_phase_untouched(fake, make, 
     heal(fake)
     assert cluster.execute("GET", fake.key_at(node)) is None
     assert cluster.execute("PING", node=node.address) == b"PONG"
-    node.wait_until(lambda: node.connections.open == 1)
+    # What was being opened is for the next, also where a slow machine had not come further.
+    kept = "block" in phase and not node.commands("BLPOP")
+    node.wait_until(lambda: node.connections.open == 1 + kept)
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -412,12 +411,13 @@ def test_a_kill_passes_through_every_phase_and_leaves_the_client_working(fake, m
     calling = gevent.spawn(cluster.execute, *args)
     calling.join(0.05)
     assert not calling.ready()
-    calling.kill(timeout=1)
+    calling.kill(timeout=10)
     assert isinstance(calling.value, gevent.GreenletExit)
     heal(fake)
     assert cluster.execute("GET", fake.key_at(node)) is None
     assert cluster.execute("PING", node=node.address) == b"PONG"
-    node.wait_until(lambda: node.connections.open == 1)
+    kept = "block" in phase and not node.commands("BLPOP")  # what was being opened is for the next
+    node.wait_until(lambda: node.connections.open == 1 + kept)
 
 
 def test_no_attempt_begins_when_the_time_is_up(fake, make):
@@ -438,22 +438,61 @@ def test_a_call_that_may_wait_longer_than_the_client_gets_a_connection_of_its_ow
     cluster.execute("GET", key)
     node.on("GET", Delay(0.2, b"+late\r\n"), times=1)
     assert cluster.execute("GET", key, command_timeout=2) == b"late"
-    node.wait_until(lambda: node.connections == (2, 1))
+    assert node.connections == (2, 2)
     assert len(node.commands("GET")) == 2
 
 
 def test_a_blocked_call_may_outlast_both_timeouts_by_as_long_as_the_server_may_wait(fake, make):
-    node, cluster = fake.nodes[0], make(command_timeout=0.05, timeout=0.1)
+    node, cluster = fake.nodes[0], make(command_timeout=0.15, timeout=0.3)
     key = fake.key_at(node)
-    cluster.execute("GET", key)
-    node.on("BLPOP", Delay(0.2, b"+late\r\n"))
+    cluster.execute("GET", key, timeout=5)
+    node.on("BLPOP", Delay(0.5, b"+late\r\n"))
     assert cluster.execute("BLPOP", key, 0) == b"late"
     assert cluster.execute("BLPOP", key, 5) == b"late"
     with pytest.raises(ReplyTimeout) as caught:
         cluster.execute("BLPOP", key, 0.05)
     assert caught.value.maybe_executed
     assert len(node.commands("BLPOP")) == 3
-    node.wait_until(lambda: node.connections == (4, 1))
+    node.wait_until(lambda: node.connections == (2, 1))  # two used the same, the last one's was closed
+
+
+def test_what_a_silent_node_costs_beyond_the_servers_own_wait_counts(fake, make):
+    node, cluster = fake.nodes[0], make(command_timeout=0.2, timeout=0.2, rng=Steady())
+    key = fake.key_at(node)
+    cluster.execute("GET", key)
+    node.on("XREAD", None)
+    with pytest.raises(GvClusterError) as caught:
+        cluster.execute("XREAD", "BLOCK", 100, "STREAMS", key, "$")
+    assert len(node.commands("XREAD")) <= 2, caught.value
+
+
+@pytest.mark.parametrize(
+    ("command", "most", "at"),
+    [(("BLPOP", "KEY", 30), 29.9, 2), (("XREAD", "BLOCK", "30000", "STREAMS", "KEY", "$"), 29_900, 2)],
+)
+@pytest.mark.parametrize("error", ["MOVED", "UNBLOCKED force unblock from blocking operation, instance state changed"])
+def test_the_server_may_wait_only_once_for_as_long_as_was_asked(fake, cluster, command, most, at, error):
+    old, new = fake.nodes[0], fake.nodes[1]
+    key = fake.key_at(old)
+    told = f"-MOVED {hash_slot(key)} {new.address}\r\n" if error == "MOVED" else f"-{error}\r\n"
+    answers = [Delay(0.15, told.encode()), b"+popped\r\n"]
+    for node in (old, new):
+        node.on(command[0], lambda *_: answers.pop(0))
+    assert cluster.execute(*(key if each == "KEY" else each for each in command)) == b"popped"
+    first, second = [args for node in (old, new) for _, args in node.received if args[0] == command[0].encode()]
+    assert 0 < float(second[at]) <= most < float(first[at])
+    assert (first[:at], first[at + 1 :]) == (second[:at], second[at + 1 :])
+
+
+def test_a_command_that_has_waited_long_enough_is_asked_once_more_without_waiting(fake, cluster):
+    node = fake.nodes[0]
+    key = fake.key_at(node)
+    answers = [Delay(0.05, b"-UNBLOCKED instance state changed\r\n"), b"*-1\r\n"] * 2
+    node.on("BLPOP", lambda *_: answers.pop(0))
+    assert cluster.execute("BLPOP", key, 0.01) is None
+    assert cluster.execute("BLPOP", key, 0) is None
+    timeouts = [args[2] for args in node.commands("BLPOP")]
+    assert timeouts == [b"0.01", b"0.001", b"0", b"0"]  # for 0 would be for ever
 
 
 @pytest.mark.parametrize("seconds", [0, 100])
@@ -463,7 +502,7 @@ def test_a_blocking_command_whose_node_is_away_fails_within_the_timeout(fake, cl
     popping = gevent.spawn(cluster.execute, "BLPOP", fake.key_at(node), seconds, timeout=0.2)
     try:
         with pytest.raises(GvClusterError) as caught:
-            popping.get(timeout=1)
+            popping.get(timeout=5)
         assert "refused" in str(met(caught.value)[0])
         assert not caught.value.maybe_executed
     finally:

@@ -143,7 +143,8 @@ def test_no_greenlet_is_begun_for_what_goes_straight_to_its_reply(fake, cluster,
         cluster.submit("SET", f"k{number}", "v", callback=calls)
     gevent.sleep(0.05)
     gc.collect()
-    assert sum(isinstance(each, gevent.Greenlet) for each in gc.get_objects()) == before
+    assert sum(isinstance(each, gevent.Greenlet) for each in gc.get_objects()) <= before
+    # (those of other tests may have ended meanwhile)
     while len(calls.told) < 300:
         for connection in held:
             connection.send(b"+OK\r\n")
@@ -209,9 +210,11 @@ def test_what_makes_no_sense_is_raised_at_once_and_the_callback_never_called(fak
         cluster.submit("GET", "k", tiemout=1)
     with pytest.raises(ConfigError, match="callback"):
         cluster.submit("GET", "k").then("not callable")
+    with pytest.raises(ConfigError, match="callback"):
+        cluster.submit("GET", "k").then(None)
     cluster.disconnect()
     assert calls.told == []
-    assert sum(len(node.work()) for node in fake.nodes) == 1
+    assert sum(len(node.work()) for node in fake.nodes) == 2
 
 
 def test_an_argument_is_taken_as_it_was_when_it_was_submitted_also_for_a_second_attempt(fake, cluster, calls):

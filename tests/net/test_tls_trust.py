@@ -20,7 +20,7 @@ import trustme
 from gvcluster import Cluster, connect
 from gvcluster.core.address import Address
 from gvcluster.core.topology import Node
-from gvcluster.errors import ConfigError, ConnectFailed, RetriesExhausted, TopologyUnavailable
+from gvcluster.errors import ConfigError, ConnectFailed, GvClusterError, RetriesExhausted, TopologyUnavailable
 from gvcluster.net.dial import Connection, dial
 from gvcluster.net.loop import HubLoop
 from gvcluster.net.tls import wait_tls
@@ -81,6 +81,10 @@ class TlsNode:
         if self.redirect_to is not None:
             return f"-MOVED 7629 {self.redirect_to}\r\n".encode()
         return b"+OK\r\n"
+
+    def rotate(self, certificate: trustme.LeafCert) -> None:
+        """Show another certificate from now on."""
+        self._context = self._context_for(certificate)
 
     @property
     def address(self) -> Address:
@@ -224,6 +228,22 @@ def test_a_certificate_that_is_out_of_date_is_refused(nodes, trusting, years):
     begin, end = sorted((now + datetime.timedelta(days=years), now + datetime.timedelta(days=2 * years)))
     node = nodes(CA.issue_cert("127.0.0.1", not_before=begin, not_after=end))
     assert "out of date" in refusal(node.address, trusting)
+
+
+def test_f37_a_certificate_that_is_replaced_is_looked_at_by_each_new_connection(nodes, trusting):
+    node = nodes(CA.issue_cert("127.0.0.1"))
+    with connect([node.address], **trusting) as cluster:
+        assert cluster.execute("GET", "k") == b"OK"
+        node.rotate(OTHER_CA.issue_cert("127.0.0.1"))
+        assert cluster.execute("GET", "k") == b"OK"  # over the connection that is open
+        cluster.close_idle()
+        sent = len(node.commands)
+        with pytest.raises(GvClusterError, match="not trusted") as refused:
+            cluster.execute("SET", "k", "v", timeout=0.3)
+        assert not refused.value.maybe_executed
+        assert len(node.commands) == sent
+        node.rotate(CA.issue_cert("127.0.0.1"))
+        assert cluster.execute("GET", "k") == b"OK"
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

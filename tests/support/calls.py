@@ -1,11 +1,19 @@
 """Calls whose outcome, reply or error, is a value: for tests of what comes of them."""
 
+import random
 from typing import Any
 
 import gevent
 
 from gvcluster import Cluster
-from gvcluster.testing import FakeCluster
+from gvcluster.testing import FakeCluster, FakeNode
+
+
+class Steady(random.Random):
+    """No jitter: the waits are 10, 20, 40, 80 … ms."""
+
+    def random(self) -> float:
+        return 0.999
 
 
 def bulk(data: bytes) -> bytes:
@@ -34,3 +42,8 @@ def ends(*greenlets: gevent.Greenlet, within: float = 2.0) -> list[Any]:
 
 def accepted(fake: FakeCluster) -> int:
     return fake.nodes[0].connections.accepted
+
+
+def names(node: FakeNode) -> str:
+    """The commands that the node was asked, without those of connections and slot maps."""
+    return " ".join(args[0].decode() for args in node.work())
