@@ -20,7 +20,7 @@ from gvcluster.testing import LocalCluster, Node
 ROUNDS, SECONDS = 50_000, 60.0
 # Between two rounds of a worker, seconds: the servers need some of the processors for their elections. Not always the
 # same, or the workers soon march in step; no less than a millisecond, of which libuv knows no parts.
-PAUSE = (0.001, 0.003)
+PAUSE = (0.003, 0.009)
 
 
 @pytest.fixture

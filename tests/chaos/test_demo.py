@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.needs("elections")
+
 DEMO = [sys.executable, "-m", "gvcluster.cli", "demo"]
 STORY = (
     r"^gvcluster \S+ demo: valkey-9\.1\.2, 3 \+ 3 nodes, 500 greenlets, seed 11$",

@@ -105,7 +105,7 @@ def seeds():
         ("libuv", "gevent", ""),
     ],
 )
-def test_the_parent_loses_nothing_and_each_child_works_with_connections_of_its_own(seeds, loop, how, patched):
+def test_f47_the_parent_loses_nothing_and_each_child_works_with_connections_of_its_own(seeds, loop, how, patched):
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SCRIPT, seeds, how, patched],
         env={**os.environ, "GEVENT_LOOP": loop},

@@ -1,25 +1,19 @@
 """gunicorn -k gevent serves an application whose Cluster is made at import, before anything is forked or patched."""
 
 import itertools
-import os
-import signal
-import socket
-import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import gevent
-import gevent.event
-import gevent.socket
-import gevent.subprocess
 import pytest
+from gunicorn_server import Gunicorn, reload_under_load, serving
 
 from gvcluster.testing import LocalCluster
 
 HERE = Path(__file__).parent
 SERVER = "valkey-9.1.2"
+TOKENS = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -29,100 +23,35 @@ def seeds() -> Iterator[str]:
         yield cluster.seeds
 
 
-class Gunicorn:
-    """A running gunicorn with two workers."""
-
-    def __init__(self, seeds: str, log: Path, *options: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.log = log
-        self._tokens = itertools.count()
-        environment = {**os.environ, "GVCLUSTER_TEST_SEEDS": seeds, "GEVENT_LOOP": "libev-cext"}
-        environment["HOME"] = environment["XDG_RUNTIME_DIR"] = str(log.parent)  # for its control socket
-        command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", "2", "-b", f"127.0.0.1:{self.port}"]
-        with log.open("wb") as output:
-            self.process = gevent.subprocess.Popen(
-                [*command, "--chdir", str(HERE), "--graceful-timeout", "10", *options, "gunicorn_app:app"],
-                env=environment,
-                stdout=output,
-                stderr=output,
-            )
-
-    def request(self) -> tuple[int, int]:
-        """Send a token of its own. Returns the worker's pid, and that of the process which imported the app."""
-        token = f"t{next(self._tokens)}"
-        with gevent.Timeout(10):
-            sock = gevent.socket.create_connection(("127.0.0.1", self.port))
-            try:
-                sock.sendall(f"GET /{token} HTTP/1.0\r\n\r\n".encode())
-                text = b""
-                while chunk := sock.recv(65536):
-                    text += chunk
-            finally:
-                sock.close()
-        head, _, body = text.decode().partition("\r\n\r\n")
-        assert " 200 OK" in head, text
-        value, worker, imported_in = body.split()
-        assert value == token
-        return int(worker), int(imported_in)
-
-    def wait_serving(self) -> None:
-        """Wait until it answers."""
-        with gevent.Timeout(20):
-            while True:
-                try:
-                    self.request()
-                    return
-                except ConnectionRefusedError:
-                    assert self.process.poll() is None, self.log.read_text()
-                    gevent.sleep(0.02)
-
-    def load(self, workers: set[int], counts: list[int], until: gevent.event.Event) -> None:
-        """Send one request after the other until told to end."""
-        while not until.is_set():
-            workers.add(self.request()[0])
-            counts[0] += 1
-
-    def stop(self) -> int:
-        """End it and its workers, gracefully at first."""
-        self.process.terminate()
-        try:
-            return int(self.process.wait(timeout=20))
-        finally:
-            if self.process.poll() is None:
-                self.process.kill()
+def served(seeds: str, *options: str) -> AbstractContextManager[Gunicorn]:
+    """A gunicorn that serves gunicorn_app.py."""
+    return serving("gunicorn_app:app", HERE, {"GVCLUSTER_TEST_SEEDS": seeds}, *options, path="/first")
 
 
-@contextmanager
-def serving(seeds: str, *options: str) -> Iterator[Gunicorn]:
-    """A gunicorn that answers; its log is shown when something fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        gunicorn = Gunicorn(seeds, Path(folder) / "log", *options)
-        try:
-            gunicorn.wait_serving()
-            yield gunicorn
-        except BaseException:
-            print(gunicorn.log.read_text())
-            raise
-        finally:
-            status = gunicorn.stop()
-        log = gunicorn.log.read_text()
-        assert status == 0, log
-        assert "Traceback" not in log, log
+def ask(gunicorn: Gunicorn) -> tuple[int, int]:
+    """Send a token of its own. Returns the worker's pid, and that of the process which imported the app."""
+    token = f"t{next(TOKENS)}"
+    answer = gunicorn.request(f"/{token}")
+    assert answer.status == 200, answer
+    value, worker, imported_in = answer.body.split()
+    assert value == token
+    return int(worker), int(imported_in)
 
 
 @pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
 def test_both_workers_serve_and_every_request_reads_its_own_token(seeds, preload):
-    with serving(seeds, *["--preload"] * preload) as gunicorn:
+    with served(seeds, *["--preload"] * preload) as gunicorn:
         answers: list[tuple[int, int]] = []
 
         def client() -> None:
-            for _ in range(20):
-                answers.append(gunicorn.request())
+            asked = 0
+            while asked < 20 or len({worker for worker, _ in answers}) < 2:  # the second one may begin late
+                answers.append(ask(gunicorn))
+                asked += 1
 
-        gevent.joinall([gevent.spawn(client) for _ in range(20)], timeout=60, raise_error=True)
-        assert len(answers) == 400
+        clients = [gevent.spawn(client) for _ in range(20)]
+        gevent.joinall(clients, timeout=60, raise_error=True)
+        assert all(each.ready() for each in clients)
         workers = {worker for worker, _ in answers}
         assert len(workers) == 2
         if preload:
@@ -133,21 +62,7 @@ def test_both_workers_serve_and_every_request_reads_its_own_token(seeds, preload
 
 @pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
 def test_a_graceful_reload_under_load_fails_not_one_request(seeds, preload):
-    with serving(seeds, *["--preload"] * preload) as gunicorn:
-        enough, before, counts = gevent.event.Event(), set(), [0]
-        clients = [gevent.spawn(gunicorn.load, before, counts, enough) for _ in range(10)]
-        with gevent.Timeout(60):
-            while len(before) < 2 or counts[0] < 100:
-                gevent.sleep(0.01)
-            old = set(before)
-            os.kill(gunicorn.process.pid, signal.SIGHUP)
-            while any(Path(f"/proc/{worker}").exists() for worker in old):
-                gevent.sleep(0.01)
-            reached = counts[0]
-            while counts[0] < reached + 100:
-                gevent.sleep(0.01)
-        enough.set()
-        gevent.joinall(clients, timeout=30, raise_error=True)
-        after = before - old
-        assert len(old) == 2
+    with served(seeds, *["--preload"] * preload) as gunicorn:
+        before, after = reload_under_load(gunicorn, lambda: ask(gunicorn)[0])
+        assert len(before) == 2
         assert after

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+import pytest
 
 from gvcluster import Address, Cluster, ConnectionLost, GvClusterError
 from gvcluster.testing import LocalCluster, Node
 
 
-def test_a_killed_primary_costs_only_the_writes_that_were_under_way(
+@pytest.mark.needs("elections")
+def test_f1_a_killed_primary_costs_only_the_writes_that_were_under_way(
     cluster: Cluster, live_cluster: LocalCluster, shards: list[Node], load: Callable[..., Any]
 ) -> None:
     victim, *others = shards
@@ -75,7 +77,8 @@ def test_a_killed_replica_disturbs_nobody(
         assert [each.opened for each in statistics.nodes if each.address == node.address] == [1]
 
 
-def test_after_all_nodes_were_killed_and_have_returned_the_same_cluster_object_works(
+@pytest.mark.needs("elections")
+def test_f18_after_all_nodes_were_killed_and_have_returned_the_same_cluster_object_works(
     cluster: Cluster, live_cluster: LocalCluster
 ) -> None:
     primaries = live_cluster.primaries()

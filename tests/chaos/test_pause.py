@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+import pytest
 
 import gvcluster
 from gvcluster import Address, Cluster, ConnectionLost, ReplyTimeout
 from gvcluster.testing import LocalCluster, Node
 
 
+@pytest.mark.needs("elections")
 def test_who_waits_for_a_connection_to_a_frozen_primary_goes_to_its_heir_instead(
     live_cluster: LocalCluster, shards: list[Node], protocol: int
 ) -> None:
@@ -31,7 +33,8 @@ def test_who_waits_for_a_connection_to_a_frozen_primary_goes_to_its_heir_instead
         assert [greenlet.value for greenlet in reading] == [b"x"] * 10
 
 
-def test_a_primary_that_is_paused_for_good_is_replaced_and_only_stuck_writes_are_in_doubt(
+@pytest.mark.needs("elections")
+def test_f2_a_primary_that_is_paused_for_good_is_replaced_and_only_stuck_writes_are_in_doubt(
     live_cluster: LocalCluster, shards: list[Node], load: Callable[..., Any], protocol: int
 ) -> None:
     other, victim, another = shards
@@ -67,7 +70,7 @@ def test_a_primary_that_is_paused_for_good_is_replaced_and_only_stuck_writes_are
             assert [node.opened for node in ended.nodes if node.address == other.address] == [1]
 
 
-def test_a_short_pause_is_waited_out_on_the_same_connections(
+def test_f3_a_short_pause_is_waited_out_on_the_same_connections(
     cluster: Cluster, live_cluster: LocalCluster, shards: list[Node], load: Callable[..., Any]
 ) -> None:
     victim = shards[0]

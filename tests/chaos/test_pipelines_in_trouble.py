@@ -133,6 +133,7 @@ def test_a_planned_failover_costs_no_error_and_no_count(
         worker.check()
 
 
+@pytest.mark.needs("elections")
 @both
 def test_a_killed_primary_costs_only_what_is_told_and_never_a_second_execution(
     cluster: Cluster, live_cluster: LocalCluster, shards: list[Node], how: str

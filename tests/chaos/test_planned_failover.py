@@ -9,7 +9,7 @@ from gvcluster import Cluster
 from gvcluster.testing import LocalCluster, Node
 
 
-def test_a_planned_failover_costs_no_error_and_no_count(
+def test_f5_a_planned_failover_costs_no_error_and_no_count(
     cluster: Cluster, live_cluster: LocalCluster, shards: list[Node], load: Callable[..., Any]
 ) -> None:
     primary, *others = shards

@@ -13,6 +13,8 @@ from gvcluster.core.commands import COMMANDS, Command, key_positions
 from gvcluster.core.resp import encode
 from gvcluster.testing.servers import find_server
 
+pytestmark = pytest.mark.needs("redis-server")
+
 CALLS_PER_COMMAND = 20
 # Values that are also options: they must not be taken for them where a value stands.
 OPTION_LIKE = ("STORE", "KEYS", "STREAMS", "block", "GET", "limit", "AUTH")

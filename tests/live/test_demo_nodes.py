@@ -13,6 +13,8 @@ import pytest
 
 from gvcluster.testing import LocalCluster
 
+pytestmark = pytest.mark.unaffected_by("patched")
+
 DEMO = (sys.executable, "-m", "gvcluster.cli", "demo", "--plain", "--nodes")
 # All that the guest is allowed: its own keys, and what every client asks to know the cluster. What else it sent would
 # be refused, which it counts as an error.
@@ -110,6 +112,7 @@ def test_without_a_right_to_write_it_says_so_and_ends(live_cluster: LocalCluster
     assert line.startswith("gvcluster demo: the cluster can not be used: NOPERM")
 
 
+@pytest.mark.needs("elections")
 def test_a_failover_meanwhile_is_told_and_costs_nothing(live_cluster: LocalCluster) -> None:
     with demo(live_cluster.seeds, "--seconds", "6", "--greenlets", "60") as process:
         try:

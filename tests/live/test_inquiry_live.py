@@ -8,6 +8,8 @@ import gvcluster
 from gvcluster.errors import CrossSlot, UnknownCommand
 from gvcluster.testing import LocalCluster
 
+pytestmark = pytest.mark.needs("rename-command")
+
 
 @pytest.fixture(scope="module")
 def renamed(server: str) -> Iterator[LocalCluster]:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -140,6 +141,7 @@ def test_a_paused_node_answers_nobody_until_it_is_resumed(live_cluster: LocalClu
     assert node in live_cluster.live_nodes()
 
 
+@pytest.mark.needs("elections")
 def test_a_killed_primary_is_replaced_and_comes_back_as_a_replica(live_cluster: LocalCluster) -> None:
     primary = live_cluster.primary_of("k")
     (replica,) = live_cluster.replicas_of(primary)
@@ -157,6 +159,27 @@ def test_a_killed_primary_is_replaced_and_comes_back_as_a_replica(live_cluster: 
     assert primary.pid != pid
     live_cluster.wait_until_agreed()
     assert live_cluster.replicas_of(replica) == [primary]
+
+
+@pytest.mark.needs("elections")
+def test_a_node_whose_port_is_taken_for_a_moment_is_started_when_it_is_free(live_cluster: LocalCluster) -> None:
+    node = live_cluster.replicas_of(live_cluster.primaries()[0])[0]
+    node.kill()
+    squatter = socket.socket()
+    squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    squatter.bind(("127.0.0.1", node.address.port))
+    squatter.listen()
+    before = len(node.log)
+    starting = gevent.spawn(live_cluster.restart, node)
+    try:
+        with gevent.Timeout(20):
+            while "Address already in use" not in node.log[before:]:
+                gevent.sleep(0.01)
+    finally:
+        squatter.close()
+    starting.get()
+    assert node.command("PING") == b"PONG"
+    live_cluster.wait_until_agreed()
 
 
 def test_a_primary_that_was_paused_too_long_learns_that_it_was_replaced(live_cluster: LocalCluster) -> None:
@@ -272,10 +295,13 @@ def test_a_server_that_is_not_what_its_name_says_is_refused(any_server: str) -> 
         server.check_reported({"redis_version": "7.0.14"})
 
 
-def test_a_server_that_ends_at_its_start_shows_the_tail_of_its_log(any_server: str, empty_tempdir: Path) -> None:
+def test_a_server_that_ends_at_its_start_shows_the_tail_of_its_log(
+    any_server: str, empty_tempdir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ServerFailed, match="no-such-option"):
         LocalCluster(any_server, config={"no-such-option": 1}).start()
     assert list(empty_tempdir.iterdir()) == []
+    assert capfd.readouterr().err == ""  # once, not by each greenlet that has started a server as well
 
 
 # --- nothing is left behind

@@ -135,7 +135,7 @@ def test_a_command_whose_keys_are_on_both_sides_waits_until_they_are_together(
     assert cluster.execute("MGET", "{k}1", "{k}2") == [b"c", b"d"]
 
 
-def test_a_write_that_was_told_to_try_again_until_its_deadline_is_known_not_to_have_run(
+def test_f9_a_write_that_was_told_to_try_again_until_its_deadline_is_known_not_to_have_run(
     live_cluster: LocalCluster, protocol: int
 ) -> None:
     _, target = source_and_target(live_cluster)
@@ -156,6 +156,7 @@ def test_a_write_that_was_told_to_try_again_until_its_deadline_is_known_not_to_h
         assert cluster.execute("MGET", "{k}1", "{k}2") == [b"a", b"b"]
 
 
+@pytest.mark.needs("full coverage")
 def test_commands_wait_while_the_cluster_is_down(cluster: Cluster, live_cluster: LocalCluster) -> None:
     assert cluster.execute("SET", "{k}n", 1) == b"OK"
     with down_node(live_cluster):
@@ -166,6 +167,7 @@ def test_commands_wait_while_the_cluster_is_down(cluster: Cluster, live_cluster:
     assert sorted(greenlet.value for greenlet in counting) == list(range(2, 12))
 
 
+@pytest.mark.needs("full coverage")
 def test_scripts_wait_while_the_cluster_is_down(cluster: Cluster, live_cluster: LocalCluster) -> None:
     assert cluster.execute("SET", "{k}n", 1) == b"OK"
     with down_node(live_cluster):

@@ -23,11 +23,18 @@ READ_TWO = "return {redis.call('get', KEYS[1]), redis.call('get', KEYS[2])}"
 
 @pytest.fixture
 def cluster(live_cluster: LocalCluster, protocol: int) -> Iterator[gvcluster.Cluster]:
-    client = gvcluster.connect(live_cluster.seeds, protocol=protocol, timeout=10.0)
+    """A client that logs in: it has something that nobody else must get."""
+    for node in live_cluster.live_nodes():
+        node.command("ACL", "SETUSER", "scripter", "on", ">TOPSECRET", "~*", "&*", "+@all")
+    client = gvcluster.connect(
+        live_cluster.seeds, protocol=protocol, timeout=10.0, username="scripter", password="TOPSECRET"
+    )
     try:
         yield client
     finally:
         client.close()
+        for node in live_cluster.live_nodes():
+            node.command("ACL", "DELUSER", "scripter")
 
 
 @pytest.fixture
@@ -41,7 +48,7 @@ def stranger() -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("word", ["MOVED", "ASK"])
-def test_a_redirect_that_a_script_makes_up_leads_nowhere_and_the_script_runs_once(
+def test_f61_a_redirect_that_a_script_makes_up_leads_nowhere_and_the_script_runs_once(
     cluster: gvcluster.Cluster, stranger: socket.socket, word: str
 ) -> None:
     port = stranger.getsockname()[1]
@@ -55,7 +62,7 @@ def test_a_redirect_that_a_script_makes_up_leads_nowhere_and_the_script_runs_onc
 
 
 @pytest.mark.parametrize("code", ["TRYAGAIN", "LOADING", "CLUSTERDOWN", "READONLY", "MASTERDOWN"])
-def test_a_state_that_a_script_makes_up_does_not_run_it_again(cluster: gvcluster.Cluster, code: str) -> None:
+def test_f61_a_state_that_a_script_makes_up_does_not_run_it_again(cluster: gvcluster.Cluster, code: str) -> None:
     with pytest.raises(ReplyError, match=f"^{code} ") as caught:
         cluster.execute("EVAL", FORGE, 1, KEY, f"{code} so I say")
     assert caught.value.maybe_executed

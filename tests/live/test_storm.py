@@ -14,10 +14,10 @@ from gvcluster import Cluster, ReplyError
 from gvcluster.testing import LocalCluster
 
 CALLERS = 200
-# What must have happened before the storm is over; a fifth of it on servers other than the newest.
+# What must have happened before the storm is over; a fifth of it where the server or the run is not the usual one.
 COMMANDS, KILLS, TIMEOUTS = 100_000, 1_000, 1_000
 # A storm that takes longer has failed, seconds.
-LIMIT = 60.0
+LIMIT = 100.0
 
 NAME = "storm"
 # What two replies of this script have in common is nothing but their type.
@@ -28,14 +28,15 @@ FALSE = "redis.setresp(3); return false"
 
 
 def test_in_a_storm_of_kills_and_timeouts_no_reply_is_wrong_and_no_connection_is_lost(
-    live_cluster: LocalCluster, server: str, protocol: int, capfd: pytest.CaptureFixture[str]
+    live_cluster: LocalCluster, server: str, protocol: int, is_plain: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     seed = int(os.environ.get("GVCLUSTER_TEST_SEED") or random.SystemRandom().getrandbits(32))
     print(f"GVCLUSTER_TEST_SEED={seed} repeats this choice of commands, kills and timeouts")
-    share = 1 if server.startswith("valkey-9") else 5
+    share = 1 if is_plain and server.startswith("valkey-9") else 5
     with gvcluster.connect(live_cluster.seeds, protocol=protocol, client_name=NAME) as cluster:
         storm = Storm(cluster, random.Random(seed), protocol, share)
         storm.prepare()
+        gevent.sleep(0.5)  # replicas are asked who is primary while connecting takes long, and a little longer
         began, connections = cluster.statistics(), connections_of(live_cluster)
         storm.run()
         # On one connection replies come in the order of the commands: after these, none is owed to anybody.
