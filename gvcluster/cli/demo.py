@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 
+from gvcluster.cli.arguments import between
 from gvcluster.errors import ConfigError, GvClusterError, TopologyUnavailable
 from gvcluster.options import ClusterOptions
 from gvcluster.seeds import parse_seeds, parse_url
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EXIT_CODES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    seconds, greenlets = _between(float, 5, 3600), _between(int, 3, 10_000)
+    seconds, greenlets = between(float, 5, 3600), between(int, 3, 10_000)
     add("--nodes", type=_target, metavar="H:P,…", help="your cluster: some of its nodes, or a URL (valkeys:// is TLS)")
     add("--seconds", type=seconds, default=20.0, metavar="S", help="of work, at least; 5 to 3600 (default 20)")
     add("--greenlets", type=greenlets, default=500, metavar="N", help="3 to 10000 (default 500)")
@@ -156,18 +156,3 @@ def _missing(what: str) -> str:
 def _refuse(reason: str) -> int:
     print(f"gvcluster demo: {reason}", file=sys.stderr)
     return 1
-
-
-def _between(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
-    """Read a number from least to most, for argparse."""
-
-    def number(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' if kind is int else ''}number") from None
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not between {least:g} and {most:g}")
-        return value
-
-    return number
