@@ -1,0 +1,1 @@
+"""Adapters for frameworks; each is imported only by who uses it."""
