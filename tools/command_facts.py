@@ -20,7 +20,7 @@ _INSTEAD = (
     ("Use transaction()", ["MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH"]),
     # Of Garnet: WATCH, for keys of one of its two stores.
     ("Use transaction()", ["WATCHMS", "WATCHOS"]),
-    ("Use pubsub()", ["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"]),
+    ("Use cluster.pubsub()", ["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"]),
     ("Redirects are followed for you", ["ASKING"]),
     # After these the replies no longer match the commands, or never end.
     ("Use connection(node)", ["MONITOR", "CLIENT REPLY", "SYNC", "PSYNC", "REPLCONF", "CLUSTER SYNCSLOTS"]),

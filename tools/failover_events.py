@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,17 +16,23 @@ import gevent
 from failover_load import Crowd, Load
 from gevent import subprocess
 
+from gvcluster import Address
 from gvcluster.testing import LocalCluster, Node
 
 PROBE = Path(__file__).with_name("failover_probe.py")
 COMMAND_TIMEOUT = 1.0
-# The undisturbed time before each event.
-CONTROL = 6.0
 # How long a failover may take before the tool gives up, seconds.
 PATIENCE = 30.0
 # Writes that are sent to a primary that stands still already; and as many reads.
 STUCK = 50
-SLOTS = 200
+
+
+@dataclass(frozen=True)
+class Times:
+    """How much of it: seconds without an event before each, and how many slots are moved at once."""
+
+    quiet: float
+    slots: int
 
 
 @dataclass(frozen=True)
@@ -51,15 +58,28 @@ class Run:
     over: float | None = None
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What `failover_probe.py` says of a failover."""
+
+    promoted: float
+    refused: float
+    asked: list[tuple[float, float]]
+
+    def raw(self, since: float, until: float) -> float:
+        """The p99 of the time that one raw question took meanwhile, seconds."""
+        return percentile([took for began, took in self.asked if since <= began < until], 99)
+
+
 # -- a primary that is gone -------------------------------------------------------------------------------------------
 
 
-def lose_primary(servers: LocalCluster, freeze: bool, number: int) -> Run:
+def lose_primary(servers: LocalCluster, times: Times, freeze: bool, number: int) -> Run:
     """Kill or freeze the primary of one shard under load, and bring it back."""
     primary = servers.primaries()[number % 3]
     (replica,) = servers.replicas_of(primary)
     with Load(servers.seeds, COMMAND_TIMEOUT) as load, _probe(replica, primary, load) as seen:
-        gevent.sleep(CONTROL)
+        gevent.sleep(times.quiet)
         load.expect_losses(primary.address)
         at = monotonic()
         if freeze:
@@ -67,7 +87,7 @@ def lose_primary(servers: LocalCluster, freeze: bool, number: int) -> Run:
             load.crowd(primary.address, STUCK)
         else:
             servers.kill(primary)
-        promoted, down = seen()
+        told = seen()
         back = _wait_until_back(load, primary, at)
         run = Run(
             "freeze" if freeze else "kill",
@@ -79,8 +99,8 @@ def lose_primary(servers: LocalCluster, freeze: bool, number: int) -> Run:
             sum(failure.error.maybe_executed for failure in load.failures()),
             load.cluster.statistics().redirects,
             _problem(load, may_fail=True),
-            back - promoted,
-            down,
+            back - told.promoted,
+            told.refused,
             _exceeded(load, at) if freeze else None,
         )
     if freeze:
@@ -107,7 +127,7 @@ def _exceeded(load: Load, at: float) -> float:
 
 
 @contextmanager
-def _probe(replica: Node, primary: Node, load: Load) -> Iterator[Callable[[], tuple[float, float]]]:
+def _probe(replica: Node, primary: Node, load: Load) -> Iterator[Callable[[], Seen]]:
     """Ask the replica and another primary meanwhile. Yields what waits for the end, and returns what was seen."""
     other = next(address for address in load.workers if address != primary.address)
     keys = [f"{load.workers[address][0].key}:probe" for address in (primary.address, other)]
@@ -116,34 +136,29 @@ def _probe(replica: Node, primary: Node, load: Load) -> Iterator[Callable[[], tu
         told = cast("IO[str]", process.stdout)
         try:
             assert told.readline() == "ready\n"
-            yield lambda: _two(told.readline())
+            yield lambda: Seen(**json.loads(told.readline()))
         finally:
             process.kill()
-
-
-def _two(line: str) -> tuple[float, float]:
-    promoted, refused = map(float, line.split())
-    return promoted, refused
 
 
 # -- what is planned --------------------------------------------------------------------------------------------------
 
 
-def fail_over(servers: LocalCluster, number: int) -> Run:
+def fail_over(servers: LocalCluster, times: Times, number: int) -> Run:
     """Let a replica and its primary change places."""
     primary = servers.primaries()[number % 3]
     with Load(servers.seeds, COMMAND_TIMEOUT) as load:
-        run = _planned(load, "planned failover", lambda: servers.failover(primary))
+        run = _planned(load, times, "planned failover", lambda: servers.failover(primary), but=primary.address)
     servers.wait_until_agreed(60.0)
     return run
 
 
-def move(servers: LocalCluster, atomically: bool, number: int) -> Run:
+def move(servers: LocalCluster, times: Times, atomically: bool, number: int) -> Run:
     """Move slots to another shard, and back."""
     primaries = servers.primaries()
     source, target = primaries[number % 3], primaries[(number + 1) % 3]
     first, last = max(source.view().me.slots, key=lambda span: span[1] - span[0])
-    slots = range(first, min(last + 1, first + SLOTS))
+    slots = range(first, min(last + 1, first + times.slots))
 
     def there_and_back() -> None:
         for to in (target, source):
@@ -153,25 +168,28 @@ def move(servers: LocalCluster, atomically: bool, number: int) -> Run:
                 servers.move_slots(slots, to)
 
     with Load(servers.seeds, COMMAND_TIMEOUT, Crowd(source.address, slots)) as load:
-        run = _planned(load, f"{SLOTS} slots {'atomically' if atomically else 'key by key'}", there_and_back)
+        run = _planned(
+            load, times, f"{times.slots} slots {'atomically' if atomically else 'key by key'}", there_and_back
+        )
     servers.wait_until_agreed(60.0)
     return run
 
 
-def _planned(load: Load, event: str, act: Callable[[], object]) -> Run:
-    gevent.sleep(CONTROL)
+def _planned(load: Load, times: Times, event: str, act: Callable[[], object], but: Address | None = None) -> Run:
+    """Do it under load. `but`: the shard whose calls do not count as the others'."""
+    gevent.sleep(times.quiet)
     at = monotonic()
     act()
     took = monotonic() - at
-    gevent.sleep(1.0)
-    looked_at = max(took, 1.0)
-    during = load.latencies(at, at + looked_at)
+    after = min(1.0, times.quiet)
+    gevent.sleep(after)
+    looked_at = max(took, after)
     return Run(
         event,
         took,
-        percentile(during, 99.9),
-        percentile(load.latencies(at - looked_at, at), 99.9),
-        max(during),
+        percentile(load.latencies(at, at + looked_at, but), 99.9),
+        percentile(load.latencies(at - looked_at, at, but), 99.9),
+        max(load.latencies(at, at + looked_at), default=nan),
         len(load.failures()),
         sum(failure.error.maybe_executed for failure in load.failures()),
         load.cluster.statistics().redirects,

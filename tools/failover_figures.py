@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Measure what calls notice of a primary's death, of a frozen one, and of what an administrator plans.
 
-    python tools/failover_figures.py [kill] [freeze] [planned] [--runs 5] [--coverage no] [--json FILE]
+    python tools/failover_figures.py [kill] [freeze] [planned] [reshard] [migrate] [--runs 5] [--coverage no]
+                                     [--quiet 6] [--slots 200] [--json FILE]
+
+    python tools/failover_figures.py planned reshard migrate --runs 100 --quiet 0.5 --slots 10      (ten minutes)
 
 A cluster of 3 + 3 real servers with a node timeout of 2 s, and one client, whose 90 greenlets make some 2,000 calls
 per second, INCR and GET, each on a key of its own; each reply is checked. Before each event the same load runs
-undisturbed for 6 s: its last part, as long as the event took, is the control, because machines are noisy.
+undisturbed for --quiet seconds: its last part, as long as the event took, is the control, because machines are noisy.
 
 kill     SIGKILL to a primary. A raw client in a process of its own (`failover_probe.py`) writes to the replica every
          2 ms; `late` is the time from the first write that it accepts to the first reply to any of our calls.
@@ -15,8 +18,9 @@ kill     SIGKILL to a primary. A raw client in a process of its own (`failover_p
          they serve on, and what `others` exceeds the control by is the client's doing alone.
 freeze   The same with SIGSTOP. `over` is by how much the longest of 50 writes, sent when the primary already stood
          still, exceeded `command_timeout` (1 s) when it ended. Reads are repeated, and wait for the failover.
-planned  CLUSTER FAILOVER; 200 slots there and back, key by key; and atomically. Half of the shard's greenlets have
-         their keys in these slots. `others` is about all shards.
+planned  CLUSTER FAILOVER. The primary itself lets its clients wait until the replica has caught up.
+reshard  --slots slots there and back, key by key. Half of the shard's greenlets have their keys in these slots.
+migrate  The same, atomically, where the server can. In these two `others` is about all shards.
 
 Each line is one run; the medians follow, with the smallest and the largest. Exits with 1 if a reply was wrong, if a
 write failed without saying `maybe_executed`, or if any call failed in what was planned. Times decide nothing here.
@@ -36,12 +40,12 @@ from platform import python_version
 from statistics import median
 
 import gevent
-from failover_events import Run, fail_over, lose_primary, move
+from failover_events import Run, Times, fail_over, lose_primary, move
 
 from gvcluster.errors import GvClusterError
 from gvcluster.testing import LocalCluster
 
-EVENTS = ("kill", "freeze", "planned")
+EVENTS = ("kill", "freeze", "planned", "reshard", "migrate")
 NODE_TIMEOUT = 2.0
 
 # Name, value, and how it is written.
@@ -60,18 +64,19 @@ _COLUMNS: tuple[tuple[str, Callable[[Run], float | None], str], ...] = (
 )
 
 
-def jobs(event: str, servers: LocalCluster) -> list[Callable[[int], Run]]:
+def job(event: str, servers: LocalCluster, times: Times) -> Callable[[int], Run]:
     """What is to be run for it, again and again."""
-    if event != "planned":
-        return [partial(lose_primary, servers, event == "freeze")]
-    ways = [False, True] if servers.server.has_atomic_moves else [False]
-    return [partial(fail_over, servers), *(partial(move, servers, atomically) for atomically in ways)]
+    if event == "planned":
+        return partial(fail_over, servers, times)
+    if event in ("reshard", "migrate"):
+        return partial(move, servers, times, event == "migrate")
+    return partial(lose_primary, servers, times, event == "freeze")
 
 
-def repeat(job: Callable[[int], Run], times: int) -> Iterator[Run]:
+def repeat(act: Callable[[int], Run], times: int) -> Iterator[Run]:
     """The runs of a job, each shown when it is over."""
     for number in range(times):
-        run = job(number)
+        run = act(number)
         show(run)
         yield run
 
@@ -114,11 +119,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5, help="of each event")
     parser.add_argument("--server", default="valkey-9.1.2", help="as LocalCluster names it")
     parser.add_argument("--coverage", choices=["yes", "no"], default="yes", help="cluster-require-full-coverage")
+    parser.add_argument("--quiet", type=float, default=6.0, help="seconds without an event, before each")
+    parser.add_argument("--slots", type=int, default=200, help="how many are moved at once")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there, too")
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.events) - set(EVENTS):
         parser.error(f"no such event: {', '.join(sorted(unknown))}")
     return chosen
+
+
+def run_all(event: str, servers: LocalCluster, chosen: argparse.Namespace) -> Iterator[Run]:
+    """What is asked for of an event, if this server can have it."""
+    if event != "migrate" or servers.server.has_atomic_moves:
+        yield from repeat(job(event, servers, Times(chosen.quiet, chosen.slots)), chosen.runs)
 
 
 def main(arguments: list[str]) -> int:
@@ -131,7 +144,7 @@ def main(arguments: list[str]) -> int:
         return 2
     head(servers, chosen.coverage)
     with servers:
-        runs = [each for event in chosen.events for job in jobs(event, servers) for each in repeat(job, chosen.runs)]
+        runs = [run for event in chosen.events for run in run_all(event, servers, chosen)]
     conclude(runs)
     if chosen.json:
         chosen.json.write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n")

@@ -3,12 +3,15 @@
 
 `tools/failover_figures.py` starts it: `failover_probe.py HOST PORT KEY HOST PORT KEY`. The first node is a replica: it
 answers MOVED to each write, and the first OK is its promotion. The second is the primary of another shard, which says
-CLUSTERDOWN for a while where the servers insist on full coverage. At the end it prints when the promotion was, on the
-monotonic clock that all processes share, and for how long the other primary has refused; seconds.
+CLUSTERDOWN for a while where the servers insist on full coverage. At the end it prints a JSON object, in seconds on the
+monotonic clock that all processes share: when the promotion was (`promoted`), for how long the other primary has
+refused (`refused`), and when each question to that one began and how long it took (`asked`): what the servers and the
+machine alone cost those who have to do with healthy shards.
 """
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import time
@@ -47,6 +50,7 @@ class Witness:
 
     def __init__(self) -> None:
         self.promoted = self.refused = self._refusing_since = 0.0
+        self.asked: list[tuple[float, float]] = []
 
     def is_over(self) -> bool:
         """The promotion is seen, and the other primary accepts writes."""
@@ -56,7 +60,10 @@ class Witness:
         """Ask both."""
         if not self.promoted and replica.accepts():
             self.promoted = time.monotonic()
-        if not bystander.accepts():
+        began = time.monotonic()
+        accepts = bystander.accepts()
+        self.asked.append((began, time.monotonic() - began))
+        if not accepts:
             self._refusing_since = self._refusing_since or time.monotonic()
         elif self._refusing_since:
             self.refused += time.monotonic() - self._refusing_since
@@ -70,7 +77,7 @@ def main(*arguments: str) -> int:
         while not witness.is_over():
             witness.look(replica, bystander)
             time.sleep(INTERVAL)
-    print(witness.promoted, witness.refused, flush=True)
+    print(json.dumps({"promoted": witness.promoted, "refused": witness.refused, "asked": witness.asked}), flush=True)
     return 0
 
 

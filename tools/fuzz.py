@@ -1,11 +1,15 @@
-"""Feed what reads strangers' words with generated input, a million times each: only declared errors may come out.
+"""Feed what reads strangers' words with generated input: only declared errors may come out, in bounded time and memory.
 
-    python tools/fuzz.py                          all targets, 1,000,000 inputs each, on all processors
+    python tools/fuzz.py                          all targets, 1,000,000 inputs each (pool: days; name the others)
     python tools/fuzz.py format url --count 5000  some targets, fewer inputs
     python tools/fuzz.py url --begin 1234 --count 1   input 1234 again: each is made of its number alone
+    python tools/fuzz.py --seconds 60             each group for a minute, two groups at a time, from a random number on
+    python tools/fuzz.py --seconds 60 --target t4 one group: t1 maps, t2 formats, t3 redirects and messages, t4 the
+                                                  reader, t5 URLs and command tables, t6 pool and connections
 
 The tests in tests/core do the same with hypothesis and fewer inputs, which it makes smaller when one fails. This is for
 a release, and after a change to a parser. Prints the figures, and inputs that met something else; exits with 1 then.
+Those are written to tests/fuzz/corpus, which an ordinary test feeds again.
 """
 
 from __future__ import annotations
@@ -13,24 +17,31 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import resource
 import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from multiprocessing import Pool
 from random import Random
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from fuzz_inputs import any_descriptions, any_encoded, any_format, any_nodes, any_redirect, any_slots, any_url
+import fuzz_corpus
+from fuzz_inputs import any_descriptions, any_encoded, any_format, any_nodes, any_push, any_redirect, any_slots, any_url
+from fuzz_pool import any_story, check_story
+from fuzz_reader import any_wire, check_wire
 
 from gvcluster import Cluster
 from gvcluster.core.address import Address, is_valid_host
 from gvcluster.core.descriptions import command_from, described_by_server, described_in
 from gvcluster.core.formatting import format_command, parse_command
+from gvcluster.core.looks import parse_look
 from gvcluster.core.outcome import Ask, Failed, Moved, classify
 from gvcluster.core.resp import encode, reply_error
+from gvcluster.core.subscriptions import Message, parse_item
 from gvcluster.core.topology import Topology, UnusableMap, parse_nodes, parse_slots
 from gvcluster.errors import ConfigError
 
@@ -89,6 +100,17 @@ def _check_map(parse: Callable[[Any, Address], Topology], reply: Any) -> str:
     return "a map"
 
 
+def _check_look(reply: Any) -> str:
+    try:
+        look = parse_look(reply, reply, ASKED)
+    except UnusableMap:
+        return "UnusableMap"
+    slots = [*look.owned, *look.leaving, *look.arriving]
+    _require(all(0 <= slot < 16384 for slot in slots), "slots that there are")
+    _require(look.addresses[look.id] == ASKED, "the node that was asked")
+    return "a look"
+
+
 def _check_url(url: str) -> str:
     try:
         cluster = Cluster.from_url(url)
@@ -108,6 +130,13 @@ def _check_descriptions(told: Any) -> str:
     return "commands" if met else "ConfigError"
 
 
+def _check_push(item: Any) -> str:
+    read = parse_item(item, shard=True)
+    if isinstance(read, Message):
+        _require(type(read.channel) is bytes and type(read.data) is bytes, "bytes")
+    return type(read).__name__
+
+
 def _is_address(address: Address) -> bool:
     return is_valid_host(address.host) and 1 <= address.port <= 65535 and Address.parse(str(address)) == address
 
@@ -124,10 +153,27 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "redirect": Target(any_redirect, _check_redirect),
         "slots": Target(any_slots, lambda reply: _check_map(parse_slots, reply)),
         "nodes": Target(any_nodes, lambda reply: _check_map(parse_nodes, reply)),
+        "look": Target(any_nodes, _check_look),
         "url": Target(any_url, _check_url),
+        "push": Target(any_push, _check_push),
         "descriptions": Target(any_descriptions, _check_descriptions),
+        "reader": Target(any_wire, check_wire),
+        "pool": Target(any_story, check_story),
     }
 )
+# Who runs how many inputs in turn, so that each takes about as long as the others of its group.
+GROUPS: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "t1": {"slots": 200, "nodes": 200, "look": 200},
+        "t2": {"format": 1000, "encoded": 1000},
+        "t3": {"redirect": 1000, "push": 1000},
+        "t4": {"reader": 100},
+        "t5": {"url": 200, "descriptions": 200},
+        "t6": {"pool": 10},
+    }
+)
+# What one input may cost: processor time, for others may use the machine. A story waits, and has a bound of its own.
+_MOST_SECONDS, _MOST_MEMORY = 5.0, 64 * 1024
 
 # --- The run ---
 
@@ -139,11 +185,38 @@ def feed(target: Target, numbers: range) -> tuple[Counter[str], list[str]]:
     for number in numbers:
         given = target.generate(Random(number))
         try:
-            ended[target.check(given)] += 1
+            ended[_within_bounds(target, given)] += 1
         except Exception:
             ended["something else"] += 1
-            reports.append(f"input {number}: {given!r}\n{traceback.format_exc()}")
+            reports.append(f"input {number}: {given!r}\n{traceback.format_exc()}{_kept(target, given)}")
     return ended, reports
+
+
+def _within_bounds(target: Target, given: Any) -> str:
+    began, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    end = target.check(given)
+    _require(time.process_time() - began < _MOST_SECONDS, f"less than {_MOST_SECONDS} s of processor time")
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+    _require(grown < _MOST_MEMORY, f"less than 64 MiB more, not {grown:,} KiB")
+    return end
+
+
+def _kept(target: Target, given: Any) -> str:
+    """Write the input to the corpus, if the target has a name."""
+    names = [name for name, known in TARGETS.items() if known is target]
+    return f"kept as {fuzz_corpus.keep(names[0], given)}\n" if names else ""
+
+
+def feed_for(group: str, seconds: float, begin: int) -> tuple[str, Counter[str], list[str]]:
+    """Feed the targets of a group in turn for so long. Returns its name, how inputs ended, and the reports."""
+    ends, ended, reports = time.monotonic() + seconds, Counter[str](), list[str]()
+    while not ended or (time.monotonic() < ends and len(reports) < _SHOWN):
+        for name, count in GROUPS[group].items():
+            counted, reported = feed(TARGETS[name], range(begin, begin + count))
+            ended.update({f"{name}: {end}": times for end, times in counted.items()})
+            reports += reported
+        begin += max(GROUPS[group].values())
+    return group, ended, reports
 
 
 def _feed_named(job: tuple[str, range]) -> tuple[Counter[str], list[str]]:
@@ -152,16 +225,39 @@ def _feed_named(job: tuple[str, range]) -> tuple[Counter[str], list[str]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", choices=[[], *TARGETS], metavar="TARGET", help=", ".join(TARGETS))
-    parser.add_argument("--count", type=int, default=1_000_000, help="inputs for each target")
-    parser.add_argument("--begin", type=int, default=0, help="the number of the first input")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    options = parser.parse_args(arguments)
-    numbers = range(options.begin, options.begin + options.count)
+    options = _parser().parse_args(arguments)
+    if options.seconds is not None:
+        return _run_groups(options.target or list(GROUPS), options.seconds, options.begin, options.processes)
+    begin = options.begin or 0
+    numbers = range(begin, begin + options.count)
     with contextlib.ExitStack() as stack:
         spread = map if options.processes == 1 else stack.enter_context(Pool(options.processes)).imap_unordered
         return int(sum(_run(name, numbers, spread) for name in options.targets or TARGETS) > 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", choices=[[], *TARGETS], metavar="TARGET", help=", ".join(TARGETS))
+    parser.add_argument("--count", type=int, default=1_000_000, help="inputs for each target")
+    parser.add_argument("--begin", type=int, help="the number of the first input; 0, or with --seconds any")
+    parser.add_argument("--seconds", type=float, help="feed each group for so long instead")
+    parser.add_argument("--target", action="append", choices=list(GROUPS), help="with --seconds: only this group")
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
+    return parser
+
+
+def _run_groups(groups: Sequence[str], seconds: float, begin: int | None, processes: int) -> int:
+    begin = Random().randrange(10**12) if begin is None else begin
+    print(f"from input {begin} on: the same again with --begin {begin}", flush=True)
+    found = 0
+    with contextlib.ExitStack() as stack:
+        spread = map if processes == 1 else stack.enter_context(Pool(processes)).imap
+        for group, ended, reports in spread(partial(feed_for, seconds=seconds, begin=begin), groups):
+            figures = ", ".join(f"{count:,} {end}" for end, count in sorted(ended.items()))
+            print(f"{group}: {ended.total():,} inputs in {seconds:.0f} s: {figures}", flush=True)
+            print("\n".join(reports[:_SHOWN]), end="", file=sys.stderr)
+            found += len(reports)
+    return int(found > 0)
 
 
 def _run(name: str, numbers: range, spread: Callable[..., Iterable[tuple[Counter[str], list[str]]]]) -> int:

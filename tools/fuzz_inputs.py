@@ -261,3 +261,17 @@ def _entry(rng: Random) -> Any:
 def any_descriptions(rng: Random) -> Any:
     """A reply to COMMAND INFO, or a document."""
     return _junk(rng, 5) if rng.random() < 0.3 else [_entry(rng) for _ in range(rng.randrange(1, 3))]
+
+
+_PUSHED = (b"message", b"pmessage", b"smessage", b"subscribe", b"psubscribe", b"ssubscribe", b"sunsubscribe", b"pong")
+
+
+def any_push(rng: Random) -> Any:
+    """What may come over a subscribed connection: half of it well formed but for a part."""
+    if rng.random() < 0.3:
+        return _junk(rng)
+    parts: list[Any] = [rng.choice(_PUSHED), b"name", b"data" if rng.random() < 0.5 else 1, b"more"]
+    item = parts[: rng.choice((1, 2, 3, 3, 3, 4))]
+    if rng.random() < 0.5:
+        item[rng.randrange(len(item))] = _junk(rng)
+    return item
