@@ -26,7 +26,7 @@ from gvcluster import (
     hash_slot,
 )
 from gvcluster.testing import FakeCluster, FakeNode
-from gvcluster.testing.answers import Close, Delay, Reset, encode_reply
+from gvcluster.testing.answers import Answer, Close, Delay, Reset, encode_reply
 from gvcluster.testing.fake_connection import FakeConnection
 
 
@@ -373,18 +373,26 @@ def test_a_redirect_during_disconnect_is_the_callers(fake, cluster, kind):
 @pytest.mark.parametrize("way", ["execute", "pipeline"])
 def test_what_an_earlier_attempt_may_have_done_is_told_also_during_disconnect(fake, cluster, way):
     node = fake.nodes[0]
-    command, answers, held = ("INCR", fake.key_at(node)), [Reset()], []
-    node.on("INCR", lambda _node, connection, _args: answers.pop() if answers else held.append(connection))
+    command, asked, may_answer = ("INCR", fake.key_at(node)), [], Event()
+
+    def answer(_node: object, connection: FakeConnection, _args: object) -> Answer:
+        asked.append(connection)
+        if len(asked) == 1:
+            return Reset()
+        may_answer.wait(10)  # in its turn: the client asks for a slot map as well, behind it
+        return b"-TRYAGAIN\r\n"
+
+    node.on("INCR", answer)
     if way == "pipeline":
         pipeline = cluster.pipeline(retry="always")
         pipeline.append(*command)
         writing = gevent.spawn(pipeline.execute)
     else:
         writing = gevent.spawn(cluster.execute, *command, retry="always")
-    node.wait_until(lambda: held)
+    node.wait_until(lambda: len(asked) == 2)
     leaving = gevent.spawn(cluster.disconnect)
     gevent.sleep(0)
-    held[0].send(b"-TRYAGAIN\r\n")
+    may_answer.set()
     if way == "pipeline":
         (error,) = writing.get(timeout=5)
     else:
