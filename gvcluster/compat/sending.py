@@ -22,6 +22,7 @@ from gvcluster.errors import (
     StatefulCommand,
     TopologyUnavailable,
 )
+from gvcluster.net.loop import remaining
 from gvcluster.pipeline import Pipeline
 
 # Seconds between two attempts at a command for several nodes, one of which is gone: a failover takes some.
@@ -63,27 +64,29 @@ class Sender:
             return plan.parts, self._send(cluster, plan.parts), plan
         answered: dict[str, tuple[Part, Any]] = {}
         options = cluster._state.options
-        deadline = monotonic() + options.timeout * (options.retry != "never")
+        deadline = monotonic() + options.timeout
         while True:
-            lost = self._ask(cluster, plan, answered)
-            if not lost or monotonic() >= deadline or not self._chooses_anew(cluster, lost):
+            lost = self._ask(cluster, plan, answered, deadline)
+            may_go_on = options.retry != "never" and monotonic() < deadline
+            if not (lost and may_go_on and self._chooses_anew(cluster, lost, deadline)):
                 parts, replies = zip(*answered.values(), strict=True)
                 return parts, list(replies), plan
             for name in lost:
                 del answered[name]
             plan = self._router.plan(queued)
 
-    def _ask(self, cluster: Cluster, plan: Plan, answered: dict[str, tuple[Part, Any]]) -> list[str]:
+    def _ask(self, cluster: Cluster, plan: Plan, answered: dict[str, tuple[Part, Any]], deadline: float) -> list[str]:
         """Send what is not answered yet, and return the nodes that were not reached."""
         parts = [part for part in plan.parts if _name(part) not in answered]
-        for part, reply in zip(parts, self._send(cluster, parts), strict=True):
+        replies = self._send(cluster, parts, timeout=remaining(deadline))
+        for part, reply in zip(parts, replies, strict=True):
             answered[_name(part)] = part, reply
         return [name for name, (part, reply) in answered.items() if _has_not_run(part, reply)]
 
-    def _chooses_anew(self, cluster: Cluster, lost: Sequence[str]) -> bool:
+    def _chooses_anew(self, cluster: Cluster, lost: Sequence[str], deadline: float) -> bool:
         """Take another default node; else wait a while, in which another may succeed the one that is gone.
 
-        Returns whether to ask again: not where the client was closed, which ends the command.
+        Returns whether to ask again: not where the client was closed, nor after the deadline.
         """
         if self._cluster() is not cluster:
             return False
@@ -92,10 +95,10 @@ class Sender:
         else:
             cluster._executor_here().pause(_PAUSE)
         try:
-            cluster.refresh()
+            cluster.refresh(timeout=remaining(deadline))
         except (TopologyUnavailable, ClosedError):
             pass  # what it means for the command, the next attempt at it tells
-        return self._cluster() is cluster
+        return self._cluster() is cluster and monotonic() < deadline
 
     def execute_all(self, commands: Sequence[Queued]) -> list[Any]:
         """Carry out many commands, each node's in one write. Errors stand among the replies, translated."""
@@ -150,22 +153,25 @@ class Sender:
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
-    def _send(self, cluster: Cluster, parts: Sequence[Part]) -> list[Any]:
-        return [self._outcome(cluster, parts[0])] if len(parts) == 1 else self._together(cluster, parts)
+    def _send(self, cluster: Cluster, parts: Sequence[Part], timeout: float | None = None) -> list[Any]:
+        """The replies, or errors, in order. `timeout`: seconds; None: the client's own."""
+        if len(parts) == 1:
+            return [self._outcome(cluster, parts[0], timeout=timeout)]
+        return self._together(cluster, parts, timeout=timeout)
 
-    def _together(self, cluster: Cluster, parts: Sequence[Part]) -> list[Any]:
+    def _together(self, cluster: Cluster, parts: Sequence[Part], timeout: float | None = None) -> list[Any]:
         """All at once; but for what a pipeline does not take, in its place in the order."""
         replies: list[Any] = []
-        pipe = cluster.pipeline()
+        pipe = cluster.pipeline(timeout=timeout)
         for part in parts:
             try:
                 self._append(cluster, pipe, part)
             except GvClusterError as error:
                 _send_on(pipe, replies)
                 is_for_itself = isinstance(error, ConfigError | RoutingError)
-                replies.append(self._outcome(cluster, part) if is_for_itself else error)
+                replies.append(self._outcome(cluster, part, timeout=timeout) if is_for_itself else error)
         _send_on(pipe, replies)
-        return [self._followed(cluster, part, reply) for part, reply in zip(parts, replies, strict=True)]
+        return [self._followed(cluster, part, reply, timeout) for part, reply in zip(parts, replies, strict=True)]
 
     def _append(self, cluster: Cluster, pipe: Pipeline, part: Part) -> None:
         if part.script is not None:
@@ -176,28 +182,28 @@ class Sender:
         else:
             pipe.append(*part.words, **part.options)
 
-    def _outcome(self, cluster: Cluster, part: Part) -> Any:
+    def _outcome(self, cluster: Cluster, part: Part, timeout: float | None = None) -> Any:
         """The reply, or the error."""
         try:
-            return self._reply(cluster, part)
+            return self._reply(cluster, part, timeout=timeout)
         except GvClusterError as error:
-            return self._followed(cluster, part, error)
+            return self._followed(cluster, part, error, timeout)
 
-    def _reply(self, cluster: Cluster, part: Part) -> Any:
+    def _reply(self, cluster: Cluster, part: Part, timeout: float | None = None) -> Any:
         try:
             if part.script is not None:
                 return cluster.script(part.script.source)(part.script.keys, part.script.args)
             if part.node is not None:
-                return cluster.execute(*part.words, node=_address(part))
-            return cluster.execute(*part.words, **part.options)
+                return cluster.execute(*part.words, node=_address(part), timeout=timeout)
+            return cluster.execute(*part.words, **part.options, timeout=timeout)
         except StatefulCommand:
             if part.node is None:
                 raise
         # Who names the node for what would change a connection that others share gets one of its own for it.
-        with cluster.connection(_address(part)) as connection:
+        with cluster.connection(_address(part), timeout=timeout) as connection:
             return connection.execute(*part.words)
 
-    def _followed(self, cluster: Cluster, part: Part, reply: Any) -> Any:
+    def _followed(self, cluster: Cluster, part: Part, reply: Any, timeout: float | None) -> Any:
         """What the right node says, where `target_nodes` named another one.
 
         A primary that has become a replica tells so nobody but us: have a newer slot map fetched.
@@ -207,7 +213,7 @@ class Sender:
         if not isinstance(reply, Redirected) or part.node is None or not part.follows:
             return reply
         try:
-            return cluster.execute(*part.words)
+            return cluster.execute(*part.words, timeout=timeout)
         except GvClusterError as error:
             return error
 

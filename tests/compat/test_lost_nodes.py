@@ -1,6 +1,6 @@
 """Nodes that are gone: commands that name no key find another one, and nothing runs twice."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -9,6 +9,7 @@ from compat_library import LIBRARY
 from fake_multi import Multis
 from gevent.event import Event
 
+from gvcluster.cluster import Cluster
 from gvcluster.testing import FakeCluster
 from gvcluster.testing.answers import NOT_HANDLED
 from gvcluster.testing.fake_node import FakeNode
@@ -80,6 +81,35 @@ def test_a_command_that_waits_for_a_successor_ends_with_its_client(of_fakes: Any
     assert caught.value.maybe_executed
     assert not fake.nodes[3].commands("FLUSHALL")
     assert not of_fakes.gvcluster._state.runtimes
+
+
+def test_all_attempts_at_a_command_for_all_primaries_have_one_deadline(
+    of_fakes: Any, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for node in fake.nodes:
+        node.on("FLUSHALL", b"+OK\r\n")
+    stop(of_fakes, fake.nodes[0])
+    left: list[float] = []
+    for name in ("execute", "pipeline"):
+        monkeypatch.setattr(Cluster, name, noting_timeouts(getattr(Cluster, name), left))
+    waiting = gevent.spawn(of_fakes.flushall)
+    with gevent.Timeout(20):
+        while len(left) < 3:  # all primaries together, then the one that is missing, again and again
+            gevent.sleep(0.01)
+    fake.promote(3)
+    assert waiting.get(timeout=20)
+    assert left == sorted(set(left), reverse=True)
+    assert left[0] <= of_fakes.gvcluster._state.options.timeout
+
+
+def noting_timeouts(call: Callable[..., Any], timeouts: list[float]) -> Callable[..., Any]:
+    """The call; `timeouts` gets how long each may take."""
+
+    def noting(*args: Any, timeout: float, **options: Any) -> Any:
+        timeouts.append(timeout)
+        return call(*args, timeout=timeout, **options)
+
+    return noting
 
 
 def demote(fake: FakeCluster, command: str) -> None:
