@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +22,7 @@ from gvcluster.net.turns import Claim
 
 # A node that does not answer this one small question within a second is asked later; meanwhile another one is.
 PATIENCE = 1.0
+_NONE = "no usable slot map"
 # Seconds by which a fetch may exceed its own limits, in a hub that is busy, before another hub takes its turn.
 _GRACE = 1.0
 
@@ -40,12 +41,20 @@ Accept = Callable[[View], Verdict]  # publish a map if it is to be believed
 class Round:
     """One fetch: whoever waits for it gets what it brought."""
 
-    __slots__ = ("done", "error", "topology")
+    __slots__ = ("asking", "done", "failures", "topology")
 
     def __init__(self) -> None:
         self.done = Event()
         self.topology: Topology | None = None
-        self.error: TopologyUnavailable | None = None
+        self.failures: list[tuple[Address, Exception]] = []
+        self.asking: Address | None = None  # who is being asked now
+
+    def failed(self, what: str) -> TopologyUnavailable:
+        """Why it brought none, as far as is known yet."""
+        told = [f"{address}: {error}" for address, error in self.failures]
+        if self.asking is not None:
+            told.append(f"{self.asking}: no answer yet")
+        return TopologyUnavailable(f"{what} ({'; '.join(told)})" if told else what, failures=self.failures)
 
 
 class Refresher:
@@ -114,10 +123,9 @@ class Refresher:
 
     def _result(self, fetched: Round, deadline: float) -> Topology:
         if not self._loop.wait(fetched.done, remaining(deadline)):
-            raise TopologyUnavailable("no slot map in time")
+            raise fetched.failed("no slot map in time")
         if fetched.topology is None:
-            failures = fetched.error.failures if fetched.error is not None else ()
-            raise TopologyUnavailable(_no_map(failures), failures=failures)
+            raise fetched.failed(_NONE if fetched.failures else f"{_NONE}: there was nobody to ask")
         return fetched.topology
 
     def tell_news(self) -> None:
@@ -205,40 +213,41 @@ class Refresher:
         self._state.pace.begin(begun)
         first, self._first = self._first, None
         try:
-            view = self._ask_around(first, begun)
+            view = self._ask_around(this, first, begun)
             self.refreshes += 1
             self._state.adrift = False
             verdict = self._accept(view)
             this.topology = view.topology
             if verdict.topology is None:
                 self.schedule(verdict.ask)
-        except TopologyUnavailable as error:
-            this.error = error
+        except TopologyUnavailable:
             self._state.adrift = True
         finally:
             self._current = None
             self._give_back()
             this.done.set()
 
-    def _ask_around(self, first: Address | None, begun: float) -> View:
+    def _ask_around(self, this: Round, first: Address | None, begun: float) -> View:
         """The first usable map that anybody gives: any error means asking another."""
-        failures: list[tuple[Address, Exception]] = []
         asked = [(self._source, address) for address in self._whom_to_ask(first)]
         for source, address in asked:  # which grows meanwhile
             if self._state.closed:
                 break
             if self._claim is not None:
                 self._claim.until = monotonic() + self._lease()
+            this.asking = address
             try:
                 topology = self._ask(address, source)
             except (GvClusterError, UnusableMap) as error:
-                failures.append((address, error))
+                this.failures.append((address, error))
                 if source == self._source and self._may_answer_the_other(error):
                     asked.append((_OTHER[source], address))
             else:
                 self._source = source
                 return View(topology, address, begun)
-        raise TopologyUnavailable(_no_map(failures), failures=failures)
+            finally:
+                this.asking = None
+        raise this.failed(_NONE)
 
     def _whom_to_ask(self, first: Address | None) -> list[Address]:
         """Known nodes in random order, those first that are connected and answer, then the seeds.
@@ -286,8 +295,3 @@ class Refresher:
         if isinstance(reply, GvClusterError):
             raise reply
         return reply
-
-
-def _no_map(failures: Sequence[tuple[Address, Exception]]) -> str:
-    told = "; ".join(f"{address}: {error}" for address, error in failures)
-    return f"no usable slot map ({told})" if told else "no usable slot map: there was nobody to ask"

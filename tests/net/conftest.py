@@ -12,6 +12,7 @@ from gevent.hub import get_hub
 from gevent.monkey import get_original
 
 from gvcluster import Cluster, testing
+from gvcluster.testing import fake_server
 from gvcluster.testing.answers import NOT_HANDLED
 from gvcluster.testing.fake import FakeCluster
 from gvcluster.testing.fake_connection import FakeConnection
@@ -106,10 +107,20 @@ class Held:
         self.node.override = self._hold
 
     def _hold(self, _node: object, connection: FakeConnection, args: list[bytes]) -> Any:
+        if args[0] == b"CLUSTER":
+            return self._in_turn(connection, args)
         if args[0] not in (b"GET", b"SET", b"INCR"):
             return NOT_HANDLED
         self.owed.append((connection, b"$%d\r\n%b\r\n" % (len(args[1]), args[1])))
         return None
+
+    def _in_turn(self, connection: FakeConnection, args: list[bytes]) -> Any:
+        """A slot map is told behind what is owed, as servers do: before it, it would be taken for that."""
+        for at in reversed(range(len(self.owed))):
+            if self.owed[at][0] is connection:
+                self.owed[at] = connection, self.owed[at][1] + fake_server.answer(self.node, connection, args)
+                return None
+        return NOT_HANDLED
 
     def wait_for(self, count: int) -> None:
         """Wait until so many commands are owed a reply."""

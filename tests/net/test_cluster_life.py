@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
@@ -63,6 +64,19 @@ def test_making_a_cluster_opens_nothing(fake, spawned):
     Cluster(fake.seeds)
     assert (spawned, sockets() - before) == ([], set())
     assert [node.connections.accepted for node in fake.nodes] == [0, 0, 0]
+
+
+def test_a_map_that_does_not_come_in_time_is_told_with_what_was_met_until_then(fake, make):
+    dead, silent, _ = fake.nodes
+    dead.stop()
+    silent.freeze()
+    in_order = random.Random()
+    in_order.shuffle = lambda _seeds: None
+    with pytest.raises(TopologyUnavailable, match="no slot map in time") as caught:
+        make(rng=in_order).connect(timeout=0.5)
+    assert [(address, type(error)) for address, error in caught.value.failures] == [(dead.address, ConnectFailed)]
+    assert "refused" in str(caught.value)
+    assert f"{silent.address}: no answer yet" in str(caught.value)
 
 
 @pytest.mark.parametrize("at_once", [True, False])

@@ -135,7 +135,7 @@ def no_endpoint(world: World) -> None:
 
 def no_seed_lives(world: World) -> None:
     world.seeds = DEAD
-    world.options["timeout"] = 0.3
+    world.options["timeout"] = 2.0
 
 
 def one_seed(world: World) -> None:
