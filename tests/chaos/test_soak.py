@@ -1,5 +1,6 @@
 """`gvcluster soak` runs as users run it, tells the truth about what it found, and leaves nothing behind."""
 
+import hashlib
 import json
 import os
 import re
@@ -15,16 +16,20 @@ from xml.etree import ElementTree
 
 import pytest
 
+from gvcluster import Address, ConnectionLost, PartialFailure, ReplyTimeout
 from gvcluster.cli import main
-from gvcluster.cli.soak.book import SILENT
-from gvcluster.cli.soak.course import Report
+from gvcluster.cli.soak.book import SILENT, name_of
+from gvcluster.cli.soak.course import Course, Report
+from gvcluster.cli.soak.crew import Crew
 from gvcluster.cli.soak.criteria import MET, NOT_APPLICABLE, NOT_MET, Criterion, Outcome, judge, passed
 from gvcluster.cli.soak.history import Fate
 from gvcluster.cli.soak.ledger import happened
 from gvcluster.cli.soak.page import page
-from gvcluster.cli.soak.plan import CALM, LOSSY, SORTS, STRICT, plan_windows
+from gvcluster.cli.soak.plan import CALM, LOSSY, SORTS, STRICT, Window, plan_windows
 from gvcluster.cli.soak.plot import Band, Curve, plot
 from gvcluster.cli.soak.resources import Sample
+from gvcluster.cli.soak.scene import Scene
+from gvcluster.cli.soak.workers import LUA_APPEND
 
 SOAK = [sys.executable, "-m", "gvcluster.cli", "soak"]
 SMALL = ["--seed", "5", "--no-timings", "--greenlets", "128", "--pace", "1500", "--fault-seconds", "3"]
@@ -63,6 +68,28 @@ def test_some_faults_are_played_and_all_criteria_are_printed_with_their_measures
     assert all(criterion["name"] in printed for criterion in ledger["criteria"])
     assert "<svg" in shown.read_text()
     assert list(servers.iterdir()) == []
+
+
+def test_no_window_begins_without_the_script_that_the_last_one_has_flushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[list[int]] = []
+    sha = hashlib.sha1(LUA_APPEND.encode()).hexdigest()
+
+    def look(course: Course, *_: object) -> None:
+        known.extend(node.command("SCRIPT", "EXISTS", sha) for node in course.scene.servers.live_nodes())
+
+    monkeypatch.setattr(Course, "_under_load", look)
+    with Scene("valkey-9.1.2", seed=1, node_timeout=3.0) as scene:
+        scene.everywhere("SCRIPT", "LOAD", LUA_APPEND)
+        scene.everywhere("SCRIPT", "FLUSH")
+        Course(scene, Crew(64, 100.0), 1, print).play(iter([Window(1, "failover", 3.0, 1)]))
+    assert known == [[1]] * 6
+
+
+def test_a_partial_failure_is_called_by_what_its_parts_have_met() -> None:
+    late, lost = ReplyTimeout("late"), ConnectionLost("lost")
+    assert name_of(PartialFailure(results=["OK", late])) == "PartialFailure of ReplyTimeout"
+    both = PartialFailure(results={Address("h", 1): lost, Address("h", 2): late, Address("h", 3): 1})
+    assert name_of(both) == "PartialFailure of ConnectionLost, ReplyTimeout"
 
 
 def test_an_interrupted_soak_stops_its_servers_and_writes_its_ledger(tmp_path: Path) -> None:
@@ -166,6 +193,14 @@ def test_a_run_that_has_checked_nothing_does_not_pass() -> None:
                 "fault": "reshard",
                 "errors": {SILENT: {Fate.DOUBTFUL.value: 1}, "Redirected MOVED": {Fate.DOUBTFUL.value: 1}},
             },
+        ),
+        (
+            "planned failover and resharding cost no timeout",
+            {"fault": "atomic", "errors": {"PartialFailure of ReplyTimeout": {Fate.DOUBTFUL.value: 1}}},
+        ),
+        (
+            "planned failover and resharding cost no error",
+            {"fault": "atomic", "errors": {"PartialFailure of ConnectionLost": {Fate.DOUBTFUL.value: 1}}},
         ),
         ("ConnectionLost in doubt only at nodes whose connections ended", {"unexplained": ["lost at a"]}),
         ("no call later than its deadline + 50 ms + the hub's stall", {"overshoot": 0.2, "stall": 0.1}),

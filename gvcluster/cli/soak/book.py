@@ -14,7 +14,7 @@ from gvcluster.cli.soak.lists import list_problems, queue_problems
 from gvcluster.cli.soak.wire import Answer, echo_problems
 from gvcluster.cli.tally import Latencies
 from gvcluster.core.address import Address
-from gvcluster.errors import ConnectionLost, GvClusterError, ReplyError
+from gvcluster.errors import ConnectionLost, GvClusterError, PartialFailure, ReplyError
 
 # Wrong answers that are kept; more say no more.
 _KEPT = 100
@@ -85,11 +85,7 @@ class Book:
 
     def failed(self, command: str, error: GvClusterError, commands: int = 1) -> None:
         """Note an error that was raised."""
-        name = type(error).__name__
-        if isinstance(error, ReplyError):
-            name = f"{name} {error.code}"
-        elif isinstance(error, ConnectionLost) and "not a byte" in str(error):
-            name = SILENT
+        name = name_of(error)
         fate = fate_of(error)
         self.errors[name, fate] += commands
         if fate is Fate.DOUBTFUL and isinstance(error, ConnectionLost):
@@ -162,3 +158,17 @@ class Book:
     @staticmethod
     def _of(key: str, problems: list[str]) -> list[str]:
         return [f"{key}: {problem}" for problem in problems]
+
+
+def name_of(error: GvClusterError) -> str:
+    """What a kind of error is called: by its class, and by what tells its kinds apart."""
+    name = type(error).__name__
+    if isinstance(error, ReplyError):
+        return f"{name} {error.code}"
+    if isinstance(error, ConnectionLost) and "not a byte" in str(error):
+        return SILENT
+    if isinstance(error, PartialFailure):
+        results = error.results.values() if isinstance(error.results, dict) else error.results
+        parts = {name_of(each) for each in results if isinstance(each, GvClusterError)}
+        return f"{name} of {', '.join(sorted(parts))}"
+    return name

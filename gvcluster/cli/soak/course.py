@@ -26,7 +26,7 @@ from gvcluster.cli.soak.plan import LOSSY, STRICT, Window
 from gvcluster.cli.soak.scene import Scene
 from gvcluster.cli.soak.truth import Truth
 from gvcluster.cli.soak.wire import lost_problems, truth_problems, wire_problems
-from gvcluster.cli.soak.workers import CALL_TIMEOUT, Banker
+from gvcluster.cli.soak.workers import CALL_TIMEOUT, LUA_APPEND, Banker
 from gvcluster.core.address import Address
 
 # A step has up to 3 calls, each of which may take all its time.
@@ -124,6 +124,9 @@ class Course:
         report = Report(window.number, window.fault, window.sort.phase, at=monotonic() - self.meter.began)
         with Truth(self.scene) as truth:
             truth.prepare(book, shared(self.scene.places, Banker))
+        # Else two clients meet what the last window has flushed: where one has loaded the script again, the other is
+        # not told whether its own call has run (docs/decisions/0008-scripts.md).
+        self.scene.everywhere("SCRIPT", "LOAD", LUA_APPEND)
         primaries = self.scene.failed_over()
         self.scene.recorder.clear()
         self._tell(f"window {window.number}: {window.fault} ({window.sort.phase}), {window.seconds:.0f} s")

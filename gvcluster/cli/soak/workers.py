@@ -29,7 +29,7 @@ _PREFIX = 50
 # BLPOP waits so many seconds.
 _PATIENCE = 1
 _LUA_ECHO = "return ARGV[1]"
-_LUA_APPEND = "return {redis.call('RPUSH', KEYS[1], ARGV[1]), ARGV[1]}"
+LUA_APPEND = "return {redis.call('RPUSH', KEYS[1], ARGV[1]), ARGV[1]}"
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Scripted(Worker):
 
     def step(self, book: Book) -> None:
         key, token = self.key(book, f"list{self.crowd}"), self.token()
-        script = self.client.script(_LUA_APPEND)
+        script = self.client.script(LUA_APPEND)
         book.scripted.add(token)
 
         def append() -> Any:
