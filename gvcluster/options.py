@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from gvcluster.checks import SocketOption, callback, flag, one_of, seconds, socket_options, whole_number, word
 from gvcluster.core.address import Address
 from gvcluster.core.routing import read_policy
 from gvcluster.errors import ConfigError
 from gvcluster.events import Event
+from gvcluster.records import Record
 
 if TYPE_CHECKING:
     import random
@@ -32,16 +32,8 @@ _CHOICES: Mapping[str, tuple[object, ...]] = MappingProxyType(
 )
 
 
-def _new_random() -> random.Random:
-    import random
-
-    return random.Random()
-
-
-def _is_random(value: object) -> bool:
-    import random
-
-    return isinstance(value, random.Random)
+# Instead of a random.Random: a new one for each cluster.
+_OF_ITS_OWN: Any = object()
 
 
 class ClusterOptions(TypedDict, total=False):
@@ -94,8 +86,7 @@ class ClusterOptions(TypedDict, total=False):
     on_push: Callable[[Any, Any], object] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Record):
     """The options of a cluster, checked. Times are in seconds.
 
     username, password: sent with HELLO or AUTH on every connection.
@@ -173,8 +164,8 @@ class Options:
     """
 
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    credentials: Callable[[Address], str | tuple[str | None, str]] | None = field(default=None, repr=False)
+    password: str | None = None
+    credentials: Callable[[Address], str | tuple[str | None, str]] | None = None
     client_name: str | None = None
     client_info: bool = True
     protocol: int = 3
@@ -186,13 +177,13 @@ class Options:
     retry: str = "safe"
     cross_slot: str = "split"
     read_from: str = "primary"
-    rng: random.Random = field(default_factory=_new_random, repr=False)
+    rng: random.Random = _OF_ITS_OWN
     topology_source: str = "slots"
     refresh_interval: float | None = None
     address_family: str = "any"
     socket_options: Sequence[SocketOption] = ()
     mptcp: bool = False
-    address_map: Callable[[Address], Any] | None = field(default=None, repr=False)
+    address_map: Callable[[Address], Any] | None = None
     max_reply_bytes: int = 513 * 2**20
     lanes: int = 1
     max_in_flight: int = 10_000
@@ -203,22 +194,37 @@ class Options:
     pool_timeout: float | None = None
     max_idle_time: float | None = 300.0
     max_lifetime: float | None = 3600.0
-    command_table: Any = field(default=None, repr=False)
-    tls: bool | SSLContext = field(default=False, repr=False)
+    command_table: Any = None
+    tls: bool | SSLContext = False
     tls_ca_file: str | None = None
     tls_cert_file: str | None = None
     tls_key_file: str | None = None
-    tls_key_password: str | None = field(default=None, repr=False)
+    tls_key_password: str | None = None
     tls_minimum_version: str | None = None
     tls_server_name: str | Callable[[Address], str | None] | None = None
     danger_accept_invalid_hostnames: bool = False
     danger_accept_invalid_certificates: bool = False
-    on_connect: Callable[[Any, BaseException | None], object] | None = field(default=None, repr=False)
-    on_disconnect: Callable[[Any, BaseException | None], object] | None = field(default=None, repr=False)
-    on_event: Callable[[Event], object] | None = field(default=None, repr=False)
-    on_push: Callable[[Any, Any], object] | None = field(default=None, repr=False)
+    on_connect: Callable[[Any, BaseException | None], object] | None = None
+    on_disconnect: Callable[[Any, BaseException | None], object] | None = None
+    on_event: Callable[[Event], object] | None = None
+    on_push: Callable[[Any, Any], object] | None = None
+
+    _unsaid: ClassVar[tuple[str, ...]] = (
+        "password",
+        "credentials",
+        "address_map",
+        "command_table",
+        "tls",
+        "tls_key_password",
+        "on_connect",
+        "on_disconnect",
+        "on_event",
+        "on_push",
+        "rng",
+    )
 
     def __post_init__(self) -> None:
+        """Check all of them. Raises ConfigError."""
         for check, names in (
             (seconds, ("connect_timeout", "command_timeout", "timeout")),
             (flag, ("client_info", "mptcp")),
@@ -235,9 +241,7 @@ class Options:
         for name in (*_FROM_ZERO, *_FROM_ONE):
             whole_number(name, getattr(self, name), int(name in _FROM_ONE))
         read_policy(self.read_from)
-        object.__setattr__(self, "socket_options", socket_options(self.socket_options))
-        if not _is_random(self.rng):
-            raise ConfigError("rng must be a random.Random")
+        self.derive({"socket_options": socket_options(self.socket_options), "rng": _random(self.rng)})
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:
@@ -247,9 +251,17 @@ class Options:
             raise ConfigError("give either username and password, or credentials")
 
 
+def _random(given: object) -> random.Random:
+    import random
+
+    if given is not _OF_ITS_OWN and not isinstance(given, random.Random):
+        raise ConfigError("rng must be a random.Random")
+    return random.Random() if given is _OF_ITS_OWN else given
+
+
 def options_from(given: ClusterOptions) -> Options:
     """Check the names, then the values. Raises ConfigError with the nearest known name."""
-    refuse_unknown(given, [each.name for each in fields(Options)])
+    refuse_unknown(given, Options.__match_args__)
     return Options(**given)
 
 

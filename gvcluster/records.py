@@ -6,17 +6,21 @@ which was half of the time that `import gvcluster` took. Here one is, when the f
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, ClassVar, NoReturn, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Literal, NoReturn, TypeVar, cast, dataclass_transform
 
 _R = TypeVar("_R", bound="Record")
-_IS_OF_CLASS = re.compile(r"(typing\.)?ClassVar\b").match  # of an annotation: it is no field
+_DERIVED = object()
 
 
-@dataclass_transform(frozen_default=True)
+def derived(*, init: Literal[False] = False) -> Any:
+    """A field that `__post_init__` sets by `derive`, from the others: it is not given, compared or shown."""
+    return _DERIVED
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(derived,))
 class _RecordType(type):
     """Makes the class of its annotated names: the fields of its base first, those with a default last."""
 
@@ -24,20 +28,31 @@ class _RecordType(type):
         inherited = tuple(field for base in bases for field in getattr(base, "__match_args__", ()))
         told = _fields_in(namespace)
         defaults = {field: namespace.pop(field) for field in told if field in namespace}
-        own = tuple(field for field in told if field not in inherited)
-        made = super().__new__(cls, name, bases, {"__slots__": own, **namespace})
+        slots = tuple(field for field in told if field not in inherited)
+        own = tuple(field for field in slots if defaults.get(field) is not _DERIVED)
+        made: Any = super().__new__(cls, name, bases, {"__slots__": slots, **namespace})
         if "__init__" not in namespace:
-            made.__init__ = _first_init_of(made)  # type: ignore[misc]
-        made.__match_args__ = (*inherited, *own)  # type: ignore[attr-defined, misc]
-        made._defaults = MappingProxyType({**made._defaults, **defaults})  # type: ignore[attr-defined]
-        if inherited or own:
-            made._values = attrgetter(*inherited, *own)  # type: ignore[attr-defined]
-        return made
+            made.__init__ = _first_init_of(made)
+        made.__match_args__ = (*inherited, *own)  # type: ignore[misc]
+        made._defaults = MappingProxyType({**made._defaults, **defaults})
+        _let_compare(made)
+        return cast(_RecordType, made)
+
+
+def _let_compare(made: Any) -> None:
+    compared = [name for name in made.__match_args__ if name not in made._uncompared]
+    if compared:
+        made._values = attrgetter(*compared)
 
 
 def _fields_in(namespace: Mapping[str, Any]) -> tuple[str, ...]:
     annotations = namespace.get("__annotations__", {})
-    return tuple(name for name, kind in annotations.items() if not _IS_OF_CLASS(str(kind)))
+    return tuple(name for name, kind in annotations.items() if not _is_of_class(str(kind)))
+
+
+def _is_of_class(annotation: str) -> bool:
+    """Whether it names what the class has, and no field."""
+    return annotation.removeprefix("typing.").partition("[")[0] == "ClassVar"
 
 
 def _first_init_of(made: Any) -> Callable[..., None]:
@@ -47,9 +62,11 @@ def _first_init_of(made: Any) -> Callable[..., None]:
         names = made.__match_args__
         given = {f"_set_{name}": getattr(made, name).__set__ for name in names}  # past `__setattr__`
         parameters = ", ".join(["self", *(f"{name}=_{name}" if name in made._defaults else name for name in names)])
-        body = "; ".join(f"_set_{name}(self, {name})" for name in names) or "pass"
+        steps = [f"_set_{name}(self, {name})" for name in names]
+        if made.__post_init__ is not Record.__post_init__:
+            steps.append("self.__post_init__()")
         given.update((f"_{name}", default) for name, default in made._defaults.items())
-        exec(f"def __init__({parameters}): {body}", given)
+        exec(f"def __init__({parameters}): {'; '.join(steps) or 'pass'}", given)
         made.__init__ = given["__init__"]
         made.__init__(self, *args, **kwargs)
 
@@ -60,9 +77,11 @@ class _Fields:
     """Lets `dataclasses.fields`, `asdict` and `replace` take a record for a dataclass."""
 
     def __get__(self, _record: object, kind: type[Record]) -> Mapping[str, Any]:
-        from dataclasses import make_dataclass
+        from dataclasses import MISSING, field, make_dataclass
 
-        fields: Mapping[str, Any] = vars(make_dataclass(kind.__name__, kind.__match_args__))["__dataclass_fields__"]
+        defaults = {name: each for name, each in kind._defaults.items() if isinstance(each, Hashable)}
+        told = [(name, Any, field(default=defaults.get(name, MISSING), kw_only=True)) for name in kind.__match_args__]
+        fields: Mapping[str, Any] = vars(make_dataclass(kind.__name__, told))["__dataclass_fields__"]
         return fields
 
 
@@ -75,6 +94,15 @@ class Record(metaclass=_RecordType):
     _defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     _values: ClassVar[Any] = staticmethod(lambda self: ())
     _unsaid: ClassVar[tuple[str, ...]] = ()  # fields that `repr` leaves out: secrets, and what is long
+    _uncompared: ClassVar[tuple[str, ...]] = ()  # fields that follow from others, however they were given
+
+    def __post_init__(self) -> None:
+        """Check the fields, and `derive` what follows from them. Called when they are set."""
+
+    def derive(self, fields: Mapping[str, object]) -> None:
+        """Set fields, for `__post_init__`."""
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
         told = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__match_args__ if name not in self._unsaid)

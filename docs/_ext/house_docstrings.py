@@ -192,7 +192,7 @@ def _with_defaults(obj: Any, lines: list[str]) -> Iterator[str]:
         defaults = (
             [told.get(name.partition("(")[0], dataclasses.MISSING) for name in begins[1].split(", ")] if begins else []
         )
-        shown = {repr(default) for default in defaults if default not in (dataclasses.MISSING, None)}
+        shown = {repr(each) for each in defaults if type(each) not in (type(dataclasses.MISSING), type(None), object)}
         if begins and len(shown) == 1:
             line = f"{begins[1]} = {_number(shown.pop())}: {begins[2]}"
         yield line

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
 from gvcluster.errors import ConfigError
+from gvcluster.records import Record, derived
 
 # What the servers take for a number, leading zeros aside; they count in 64 bits.
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
@@ -40,8 +40,7 @@ class KeySpec(NamedTuple):
     incomplete: bool = False  # not all keys are found by it
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Command:
+class Command(Record):
     """One command, or one subcommand of a container, as the router sees it. Compared and hashed by identity."""
 
     name: str  # in upper case; a subcommand after a blank: "CLUSTER SLOTS"
@@ -60,11 +59,14 @@ class Command:
     ask_keys: bool = False  # only a server can tell where the keys of a call are: COMMAND GETKEYS
     # The hot path's only question: where THE key stands, if no look at the arguments is needed to know it and the call
     # can neither block nor do harm; else 0. The caller makes sure that there are so many arguments.
-    lone_key: int = field(init=False)
+    lone_key: int = derived()
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __post_init__(self) -> None:
         """Derive `lone_key`."""
-        object.__setattr__(self, "lone_key", _lone_key(self))
+        self.derive({"lone_key": _lone_key(self)})
 
 
 def key_positions(command: Command, args: Sequence[object]) -> tuple[int, ...]:

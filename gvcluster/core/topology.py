@@ -7,16 +7,15 @@ Replies are what hiredis makes of them, in RESP2 or RESP3. Entries that make no 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import chain, compress, count, repeat
 from operator import is_not, sub
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from gvcluster.core.address import Address, translate
 from gvcluster.core.members import MAX_NODES, Members, Node, UnusableMap, kind_of, lines_of, read_members, spans_of
 from gvcluster.core.slots import SLOTS
 from gvcluster.core.steps import Steps, at_once
-from gvcluster.records import replace as replace_node
+from gvcluster.records import Record, derived, replace
 
 __all__ = ["MAX_RANGES", "Node", "Topology", "UnusableMap", "parse_nodes", "parse_slots", "read_nodes", "read_slots"]
 
@@ -28,8 +27,7 @@ MAX_RANGES = SLOTS
 _NEW_RANGES, _RANGES = 31, 255  # all bits set: `not count & _RANGES`
 
 
-@dataclass(frozen=True)
-class Topology:
+class Topology(Record):
     """Who serves which slot: a snapshot that never changes.
 
     Attributes:
@@ -49,30 +47,32 @@ class Topology:
     owners: tuple[Node | None, ...]
     epochs: tuple[int, ...] | None = None
     route_version: int = 0
-    starts: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    starts: tuple[int, ...] = ()
     # Derived here once; functools.cached_property of Python 3.11 would create a lock at import.
-    primaries: tuple[Node, ...] = field(init=False, repr=False, compare=False)
-    replicas: tuple[Node, ...] = field(init=False, repr=False, compare=False)
-    covered: int = field(init=False, repr=False, compare=False)
-    _by_address: Mapping[Address, Node] = field(init=False, repr=False, compare=False)
-    _replicas_by_shard: Mapping[str, tuple[Node, ...]] = field(init=False, repr=False, compare=False)
+    primaries: tuple[Node, ...] = derived()
+    replicas: tuple[Node, ...] = derived()
+    covered: int = derived()
+    _by_address: Mapping[Address, Node] = derived()
+    _replicas_by_shard: Mapping[str, tuple[Node, ...]] = derived()
+
+    _uncompared: ClassVar[tuple[str, ...]] = ("starts",)
 
     def __post_init__(self) -> None:
         replicas_by_shard: dict[str, tuple[Node, ...]] = {}
         for node in self.nodes:
             if node.role == "replica":
                 replicas_by_shard[node.shard] = (*replicas_by_shard.get(node.shard, ()), node)
-        derived = {
-            "primaries": tuple(node for node in self.nodes if node.role == "primary"),
-            "replicas": tuple(node for node in self.nodes if node.role == "replica"),
-            "covered": len(list(filter(None, self.owners))),
-            "starts": self.starts or (0, *_borders(self.owners)),
-            # Two nodes at one address: the one that comes first, which owns slots if any of them does.
-            "_by_address": {node.address: node for node in reversed(self.nodes)},
-            "_replicas_by_shard": replicas_by_shard,
-        }
-        for name, value in derived.items():
-            object.__setattr__(self, name, value)
+        self.derive(
+            {
+                "primaries": tuple(node for node in self.nodes if node.role == "primary"),
+                "replicas": tuple(node for node in self.nodes if node.role == "replica"),
+                "covered": len(list(filter(None, self.owners))),
+                "starts": self.starts or (0, *_borders(self.owners)),
+                # Two nodes at one address: the one that comes first, which owns slots if any of them does.
+                "_by_address": {node.address: node for node in reversed(self.nodes)},
+                "_replicas_by_shard": replicas_by_shard,
+            }
+        )
 
     def owner(self, slot: int) -> Node | None:
         """The primary that serves `slot` (0 to 16383), or None."""
@@ -269,6 +269,6 @@ def _borders(owners: Sequence[Node | None]) -> Iterator[int]:
 
 def _readdressed(node: Node, address_map: Callable[[Address], Any]) -> Node | None:
     try:
-        return replace_node(node, address=translate(node.address, address_map))
+        return replace(node, address=translate(node.address, address_map))
     except ValueError:
         return None

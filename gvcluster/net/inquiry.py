@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -32,6 +31,7 @@ from gvcluster.net.loop import TICK, remaining
 from gvcluster.net.pool import NodePool
 from gvcluster.net.request import Request, look_at
 from gvcluster.net.runtime import Runtime
+from gvcluster.records import replace
 
 _NO_KEYS = "The command has no key arguments"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from gevent.hub import get_hub
@@ -11,7 +10,7 @@ from gevent.monkey import get_original
 
 from gvcluster.core.address import Address
 from gvcluster.core.command_spec import Command
-from gvcluster.core.commands import COMMANDS, CommandTable
+from gvcluster.core.commands import COMMANDS
 from gvcluster.core.retry import Pace
 from gvcluster.core.routing import ReadPolicy, read_policy
 from gvcluster.core.topology import Topology
@@ -23,7 +22,6 @@ from gvcluster.tables import commands_from
 from gvcluster.tls import Tls, tls_from
 
 
-@dataclass(slots=True, eq=False)
 class ClusterState:
     """Options, the slot map of the day, and whether the cluster still takes work.
 
@@ -44,31 +42,27 @@ class ClusterState:
     read_from: who serves reads, if not only the primaries.
     """
 
-    seeds: tuple[Address, ...]
-    options: Options
-    command_timeout: float
-    topology: Topology | None = None
-    memory: Memory = field(default_factory=Memory)
-    fetched: float = field(default=float("-inf"))
-    adrift: bool = False
-    closing: bool = False
-    closed: bool = False
-    redirects: int = 0
-    retries: int = 0
-    turns: Turns = field(default_factory=Turns)
-    pace: Pace = field(default_factory=Pace)
-    runtimes: list[Any] = field(default_factory=list)
-    closers: dict[None, object] = field(default_factory=dict)
-    thread: Any = field(default_factory=get_original("threading", "local"))
-    additions: dict[str, Command] = field(default_factory=dict)
-    commands: CommandTable = COMMANDS
-    tls: Tls | None = field(init=False)
-    read_from: ReadPolicy | None = field(init=False)
+    __slots__ = (
+        *("additions", "adrift", "closed", "closers", "closing", "command_timeout", "commands", "fetched", "memory"),
+        *("options", "pace", "read_from", "redirects", "retries", "runtimes", "seeds", "thread", "tls", "topology"),
+        "turns",
+    )
 
-    def __post_init__(self) -> None:
-        self.tls = tls_from(self.options)
-        self.read_from = read_policy(self.options.read_from)
-        self.add_commands(commands_from(self.options.command_table))
+    def __init__(self, seeds: tuple[Address, ...], options: Options, command_timeout: float) -> None:
+        self.seeds, self.options, self.command_timeout = seeds, options, command_timeout
+        self.topology: Topology | None = None
+        self.memory, self.turns, self.pace = Memory(), Turns(), Pace()
+        self.fetched = float("-inf")
+        self.adrift = self.closing = self.closed = False
+        self.redirects = self.retries = 0
+        self.runtimes: list[Any] = []
+        self.closers: dict[None, object] = {}
+        self.thread: Any = get_original("threading", "local")()
+        self.additions: dict[str, Command] = {}
+        self.commands = COMMANDS
+        self.tls: Tls | None = tls_from(options)
+        self.read_from: ReadPolicy | None = read_policy(options.read_from)
+        self.add_commands(commands_from(options.command_table))
 
     def add_commands(self, commands: Iterable[Command]) -> None:
         """Know these as well, in all hubs. Those of gvcluster's own table stay as they are."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from gvcluster.records import Record, replace
+from gvcluster.records import Record, derived, replace
 
 
 class Point(Record):
@@ -73,7 +73,39 @@ def test_they_can_be_read_copied_and_pickled():
 def test_whoever_expects_a_dataclass_finds_one():
     assert dataclasses.asdict(Named(1)) == {"x": 1, "y": 7, "name": "nobody"}
     assert [field.name for field in dataclasses.fields(Named)] == ["x", "y", "name"]
+    assert [field.default for field in dataclasses.fields(Named)] == [dataclasses.MISSING, 7, "nobody"]
     assert dataclasses.replace(Named(1), y=3) == Named(1, 3)
+
+
+class Sum(Record):
+    """Its second field may be told, and follows from the first where it is not."""
+
+    parts: tuple[int, ...]
+    count: int = 0
+    total: int = derived()
+
+    _uncompared: ClassVar[tuple[str, ...]] = ("count",)
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("nothing to add")
+        self.derive({"count": self.count or len(self.parts), "total": sum(self.parts)})
+
+
+def test_what_follows_from_the_fields_is_derived_checked_and_neither_given_nor_compared():
+    assert (Sum((1, 2)).count, Sum((1, 2)).total, Sum((1, 2), 7).count) == (2, 3, 7)
+    assert Sum((1, 2), 7) == Sum((1, 2)) != Sum((2, 1))
+    assert len({Sum((1, 2), 7), Sum((1, 2))}) == 1
+    assert repr(Sum((1,))) == "Sum(parts=(1,), count=1)"
+    for again in (pickle.loads(pickle.dumps(Sum((1, 2)))), copy.copy(Sum((1, 2))), replace(Sum((7,), 2), parts=(1, 2))):
+        assert (again.parts, again.count, again.total) == ((1, 2), 2, 3)
+    with pytest.raises(TypeError):
+        Sum((1,), total=4)  # type: ignore[call-arg]
+    with pytest.raises(AttributeError, match="never changes"):
+        Sum((1,)).total = 2  # type: ignore[misc]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="nothing to add"):
+            Sum(())
 
 
 def test_what_is_not_to_be_said_is_not_in_the_repr():
