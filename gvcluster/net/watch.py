@@ -84,8 +84,11 @@ class Watch:
             timer.stop()  # a signal handler that raised has kept the one who left from doing it
             return
         self._connection.look()
+        is_silent = self._is_silent(monotonic())
         if waiter.is_waiting:
             self._overdue(waiter)
+        if is_silent and not self._connection.is_behind():
+            self._end()  # before the one that is given up tries again over it
 
     def _on_timer(self, timer: Any) -> None:
         """The timer that the calls share has gone off."""
@@ -104,7 +107,7 @@ class Watch:
         if connection.is_behind():  # with replies that have come already: no verdict now
             self.start(SHORTEST)
             return
-        is_silent = self.silence is not None and connection.owes_since(now) >= self.silence
+        is_silent = self._is_silent(now)
         next_deadline = now + self.patience
         for waiter in connection.waiting():
             if waiter.deadline <= now:
@@ -112,9 +115,15 @@ class Watch:
             else:
                 next_deadline = min(next_deadline, waiter.deadline)
         if is_silent:
-            connection.close(TimeoutError(f"not a byte for {self.silence:g} s while replies were owed"))
+            self._end()
         else:
             self.start(max(SHORTEST, next_deadline - now))
+
+    def _is_silent(self, now: float) -> bool:
+        return self.silence is not None and self._connection.owes_since(now) >= self.silence
+
+    def _end(self) -> None:
+        self._connection.close(TimeoutError(f"not a byte for {self.silence:g} s while replies were owed"))
 
     def _overdue(self, waiter: Waiter) -> None:
         waiter.reply = self._too_late(self._connection.give_up(waiter))
