@@ -30,6 +30,7 @@ from gvcluster.testing import LocalCluster
 
 KEY, VALUE = "bench:12:7", b"x" * 64
 TURNS = 15
+CROWDS = (100, 1_000, 10_000)  # greenlets, with 20 commands each at least
 
 
 def least(work: Callable[[int], object], number: int, turns: int = TURNS) -> float:
@@ -61,7 +62,7 @@ def parse(number: int) -> None:
             reader.gets()
 
 
-def switch(number: int) -> None:
+def switch(number: int, greenlets: int = 100) -> None:
     """Park, and be woken by the hub's next turn: two switches each time."""
     hub = get_hub()
 
@@ -71,7 +72,7 @@ def switch(number: int) -> None:
             hub.loop.run_callback(parked.switch, None)
             parked.get()
 
-    in_greenlets(park, 100, number)
+    in_greenlets(park, greenlets, number)
 
 
 def steps() -> dict[str, Callable[[int], object]]:
@@ -137,6 +138,15 @@ def kinds(cluster: gvcluster.Cluster) -> dict[str, Callable[[int], object]]:
     }
 
 
+def crowds(cluster: gvcluster.Cluster) -> dict[str, Callable[[int], object]]:
+    """What more greenlets cost: gevent alone, and us."""
+    work: dict[str, Callable[[int], object]] = {}
+    for greenlets in CROWDS:
+        work[f"parking, {greenlets:,} greenlets"] = partial(switch, greenlets=greenlets)
+        work[f"execute, {greenlets:,} greenlets"] = partial(in_greenlets, partial(pairs, cluster), greenlets)
+    return work
+
+
 def main() -> int:
     for name, work in steps().items():
         print(f"{name:<46}{least(work, 20_000):6.2f} µs")
@@ -145,6 +155,8 @@ def main() -> int:
         for name, work in kinds(cluster).items():
             work(2_000)
             print(f"{name:<46}{least(work, 10_000):6.2f} µs")
+        for name, work in crowds(cluster).items():
+            print(f"{name:<46}{least(work, 20 * max(CROWDS), turns=4):6.2f} µs")
         cluster.close()
     return 0
 

@@ -66,7 +66,7 @@ class Command(Record):
 
     def __post_init__(self) -> None:
         """Derive `lone_key`."""
-        self.derive({"lone_key": _lone_key(self)})
+        object.__setattr__(self, "lone_key", _lone_key(self))
 
 
 def key_positions(command: Command, args: Sequence[object]) -> tuple[int, ...]:

@@ -19,7 +19,6 @@ from gvcluster.core.looks import Look
 from gvcluster.core.slots import SLOTS
 from gvcluster.records import Record
 
-ALL = frozenset(range(SLOTS))
 # Fetches between two looks at a quiet node: with 1,000 keys each, the looks are lost among them.
 LONGEST_WINDOW = 32
 
@@ -55,7 +54,7 @@ class Coverage:
     @property
     def fresh(self) -> set[int]:
         """The slots that nobody was swept for, or in vain."""
-        return set(ALL) - self.done - self.halves.keys()
+        return set(range(SLOTS)) - self.done - self.halves.keys()
 
     def drop_target(self, id_: str) -> None:
         """Begin anew with the slots that were on their way to this node."""

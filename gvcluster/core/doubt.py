@@ -33,8 +33,8 @@ _LOOKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 # A node's line about itself, and in it an open slot: migrating to, or importing from, the node of this id.
-_MYSELF = re.compile(r"^(\S+) \S+ (?:\S+,)?myself(?:,\S+)? .*$", re.ASCII | re.MULTILINE)
-_OPEN = re.compile(r"\[(\d{1,5})-([<>])-([^\] ]+)\]", re.ASCII)
+_MYSELF = r"(?am)^(\S+) \S+ (?:\S+,)?myself(?:,\S+)? .*$"
+_OPEN = r"(?a)\[(\d{1,5})-([<>])-([^\] ]+)\]"
 
 
 def question(claim: Outcome) -> tuple[str, ...] | None:
@@ -69,7 +69,7 @@ def _is_on_the_move(claim: Outcome, text: str, slot: int, answered_by: Address) 
 
     A slot that was open when the script was refused may have moved for good until we look.
     """
-    myself = _MYSELF.search(text)
+    myself = re.search(_MYSELF, text)
     topology = _topology(text, answered_by)
     if myself is None or topology is None:
         return False
@@ -90,7 +90,7 @@ def _new_owners(topology: Topology, slot: int, me: str) -> set[str]:
 
 def _opened(line: str, slot: int) -> list[tuple[str, str]]:
     """`>` and the id of the node that the slot is migrating to, or `<` and that of the one it is imported from."""
-    return [(direction, other) for number, direction, other in _OPEN.findall(line) if int(number) == slot]
+    return [(direction, other) for number, direction, other in re.findall(_OPEN, line) if int(number) == slot]
 
 
 def _topology(text: str, answered_by: Address) -> Topology | None:

@@ -6,22 +6,23 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from gvcluster.errors import ConfigError
+from gvcluster.records import Record
 
 # The format's pieces: a blank, literal bytes, or a % with flags, width, precision, the C type's length, and how to
 # convert. Four digits are enough for any column, and too few to fill the memory.
-_PIECE = re.compile(rb" |[^ %]+|%([-+ #0]*)([0-9]{0,4})(\.[0-9]{0,4})?(hh|h|ll|l|j|z|t|L|q)?([A-Za-z%])?")
+_PIECE = rb" |[^ %]+|%([-+ #0]*)([0-9]{0,4})(\.[0-9]{0,4})?(hh|h|ll|l|j|z|t|L|q)?([A-Za-z%])?"
 _BASES = MappingProxyType({"d": "d", "i": "d", "u": "d", "o": "o", "x": "x", "X": "X"})
 # The digits of a double's fraction in base 16.
 _HEX_DIGITS = 13
 # The header of an array or of a string: no sign, no superfluous zero, no more digits than a length can have.
-_COUNT = re.compile(rb"\*([1-9][0-9]{0,18})\r\n")
-_LENGTH = re.compile(rb"\$(0|[1-9][0-9]{0,18})\r\n")
+_COUNT = rb"\*([1-9][0-9]{0,18})\r\n"
+_LENGTH = rb"\$(0|[1-9][0-9]{0,18})\r\n"
 
 
-class _Specifier(NamedTuple):
+class _Specifier(Record):
     """One specifier of a format. `precision` is None where none is given."""
 
     name: str  # for errors
@@ -55,7 +56,7 @@ def format_command(format: str | bytes, *args: Any) -> list[bytes]:
     """
     words: list[list[bytes]] = [[]]
     values = _Values(args)
-    for piece in _PIECE.finditer(_utf8("the format", format)):
+    for piece in re.finditer(_PIECE, _utf8("the format", format)):
         if piece[0] == b" ":
             words.append([])
         else:
@@ -82,13 +83,13 @@ def parse_command(data: bytes | bytearray | memoryview) -> tuple[bytes, ...]:
     if not isinstance(data, bytes | bytearray | memoryview):
         raise ConfigError(f"a RESP-encoded command is bytes, not {type(data).__name__}")
     data = bytes(data)
-    header = _COUNT.match(data)
+    header, length = re.match(_COUNT, data), re.compile(_LENGTH)
     if header is None:
         raise ConfigError(r'a RESP-encoded command begins with "*", the number of its arguments, and CRLF')
     args: list[bytes] = []
     at, count = header.end(), int(header[1])
     while len(args) < count:
-        header = _LENGTH.match(data, at)
+        header = length.match(data, at)
         if header is None:
             raise ConfigError(f'byte {at} of the RESP-encoded command: expected "$", a length and CRLF')
         begin, at = header.end(), header.end() + int(header[1]) + 2

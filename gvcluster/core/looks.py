@@ -13,8 +13,8 @@ from gvcluster.records import Record
 
 # The two questions; their replies go to `parse_look`.
 QUESTIONS = (("CLUSTER", "NODES"), ("INFO", "server"))
-_RUN_ID = re.compile(r"^run_id:(\w+)", re.MULTILINE | re.ASCII)
-_OPEN_SLOT = re.compile(r"\[([0-9]{1,5})-([<>])-([^\]]+)\]", re.ASCII)
+_RUN_ID = r"(?ma)^run_id:(\w+)"
+_OPEN_SLOT = r"\[([0-9]{1,5})-([<>])-([^\]]+)\]"
 
 
 class Look(Record):
@@ -87,11 +87,11 @@ def _owned(words: Iterable[str]) -> frozenset[int]:
 def run_id(info: object) -> str:
     """The id of the server's process, from the reply to INFO; "" if it does not tell."""
     text = info.decode("latin-1") if isinstance(info, bytes) else info
-    found = _RUN_ID.search(text) if isinstance(text, str) else None
+    found = re.search(_RUN_ID, text) if isinstance(text, str) else None
     return found[1] if found else ""
 
 
 def _open_slots(words: Iterable[str], direction: str) -> dict[int, str]:
-    found = (_OPEN_SLOT.fullmatch(word) for word in words)
+    found = (re.fullmatch(_OPEN_SLOT, word) for word in words)
     slots = ((number_of(each[1], 5), each[3]) for each in found if each and each[2] == direction)
     return {slot: id_ for slot, id_ in slots if slot is not None and slot < SLOTS}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gvcluster.core.address import Address
-from gvcluster.core.coverage import ALL, LONGEST_WINDOW, Coverage, Half, Sweep
+from gvcluster.core.coverage import LONGEST_WINDOW, Coverage, Half, Sweep
 from gvcluster.core.looks import Look, parse_look
 from gvcluster.core.members import UnusableMap
 from gvcluster.core.runs import Run, run_at
@@ -13,6 +13,7 @@ from gvcluster.core.scan_cursor import Place, read_cursor, write_cursor
 from gvcluster.core.slots import hash_slot
 from gvcluster.errors import ConfigError
 
+ALL = frozenset(range(16384))
 HERE = Address("10.0.0.1", 1)
 
 
