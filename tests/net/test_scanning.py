@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gvcluster.core.address import Address
-from gvcluster.core.coverage import ALL, Coverage
+from gvcluster.core.coverage import Coverage
 from gvcluster.core.looks import Look
 from gvcluster.core.scan_cursor import Place, read_cursor, write_cursor
 from gvcluster.core.slots import hash_slot
@@ -22,6 +22,7 @@ from gvcluster.errors import ConfigError, ConnectionLost, Redirected, ReplyError
 from gvcluster.net.scanning import Scanning
 from gvcluster.scan import ScanIterator
 
+ALL = frozenset(range(16384))
 SLOTS = range(100, 104)
 TAGS = {hash_slot(tag): tag for tag in (b"%d" % number for number in range(200_000)) if hash_slot(tag) in SLOTS}
 KEYS = tuple(b"{%b}%d" % (TAGS[slot], number) for slot in SLOTS for number in range(3))
