@@ -241,7 +241,7 @@ class Options(Record):
         for name in (*_FROM_ZERO, *_FROM_ONE):
             whole_number(name, getattr(self, name), int(name in _FROM_ONE))
         read_policy(self.read_from)
-        self.derive({"socket_options": socket_options(self.socket_options), "rng": _random(self.rng)})
+        self._derive({"socket_options": socket_options(self.socket_options), "rng": _random(self.rng)})
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:

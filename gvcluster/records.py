@@ -16,7 +16,7 @@ _DERIVED = object()
 
 
 def derived(*, init: Literal[False] = False) -> Any:
-    """A field that `__post_init__` sets by `derive`, from the others: it is not given, compared or shown."""
+    """A field that `__post_init__` sets by `_derive`, from the others: it is not given, compared or shown."""
     return _DERIVED
 
 
@@ -97,9 +97,9 @@ class Record(metaclass=_RecordType):
     _uncompared: ClassVar[tuple[str, ...]] = ()  # fields that follow from others, however they were given
 
     def __post_init__(self) -> None:
-        """Check the fields, and `derive` what follows from them. Called when they are set."""
+        """Check the fields, and `_derive` what follows from them. Called when they are set."""
 
-    def derive(self, fields: Mapping[str, object]) -> None:
+    def _derive(self, fields: Mapping[str, object]) -> None:
         """Set fields, for `__post_init__`."""
         for name, value in fields.items():
             object.__setattr__(self, name, value)

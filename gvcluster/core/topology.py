@@ -62,7 +62,7 @@ class Topology(Record):
         for node in self.nodes:
             if node.role == "replica":
                 replicas_by_shard[node.shard] = (*replicas_by_shard.get(node.shard, ()), node)
-        self.derive(
+        self._derive(
             {
                 "primaries": tuple(node for node in self.nodes if node.role == "primary"),
                 "replicas": tuple(node for node in self.nodes if node.role == "replica"),

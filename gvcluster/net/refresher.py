@@ -247,7 +247,7 @@ class Refresher:
                 return View(topology, address, begun)
             finally:
                 this.asking = None
-        raise this.failed(_NONE)
+        raise TopologyUnavailable(_NONE)  # what was met, `this` tells those who wait
 
     def _whom_to_ask(self, first: Address | None) -> list[Address]:
         """Known nodes in random order, those first that are connected and answer, then the seeds.

@@ -202,6 +202,10 @@ def test_a_run_that_has_checked_nothing_does_not_pass() -> None:
             "planned failover and resharding cost no error",
             {"fault": "atomic", "errors": {"PartialFailure of ConnectionLost": {Fate.DOUBTFUL.value: 1}}},
         ),
+        (
+            "planned failover and resharding cost no error",
+            {"fault": "atomic", "errors": {"PartialFailure of ConnectionLost, ReplyTimeout": {Fate.NEVER.value: 1}}},
+        ),
         ("ConnectionLost in doubt only at nodes whose connections ended", {"unexplained": ["lost at a"]}),
         ("no call later than its deadline + 50 ms + the hub's stall", {"overshoot": 0.2, "stall": 0.1}),
         ("served within 500 ms when the servers agree", {"recovered": 0.6}),

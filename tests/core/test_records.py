@@ -89,7 +89,7 @@ class Sum(Record):
     def __post_init__(self) -> None:
         if not self.parts:
             raise ValueError("nothing to add")
-        self.derive({"count": self.count or len(self.parts), "total": sum(self.parts)})
+        self._derive({"count": self.count or len(self.parts), "total": sum(self.parts)})
 
 
 def test_what_follows_from_the_fields_is_derived_checked_and_neither_given_nor_compared():
